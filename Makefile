@@ -1,0 +1,63 @@
+# `make help` explains. Everything runs in .venv, which is made from requirements.lock the first time it is needed.
+# ARGS="..." is passed on to the program that a target starts; WORKERS is how many test processes run side by side.
+
+ARGS ?=
+WORKERS ?= 2
+BIN := .venv/bin
+
+# Compiled imports are kept: without them every process of the suite and the demo compiles torch anew, ten seconds each.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help venv demo test lint format lock real-run memory-run clean
+
+help:
+	@echo "make demo        train, calibrate and stream recorded OpenStack logs on this machine, alerts shown (Ctrl-C ends it)"
+	@echo "make test        lint, then every test with coverage; a real Kafka too, where Java and Maven are installed"
+	@echo "make lint        ruff, mypy and the import directions"
+	@echo "make format      let ruff format the code and mend what it can"
+	@echo "make lock        resolve the versions in requirements.lock and requirements-uv.lock anew"
+	@echo "make real-run    train, calibrate and stream real failures through a real Kafka; figures of the report"
+	@echo "make memory-run  twenty minutes of simulated load; the daemon's memory over time"
+	@echo "make clean       remove caches and build output (rm -rf .venv to set up anew)"
+	@echo "Options: ARGS='...' for the program started, WORKERS=N test processes, PYTHON=/path/to/python3 for the setup"
+
+venv: .venv/.ready
+
+.venv/.ready: requirements.lock requirements-uv.lock pyproject.toml bootstrap.sh
+	@./bootstrap.sh
+
+# exec: no shell between make and the program, so that Ctrl-C reaches it and make waits for its clean end.
+demo: .venv/.ready
+	@exec $(BIN)/loggpt-stream demo $(ARGS)
+
+real-run: .venv/.ready
+	@exec $(BIN)/python benchmarks/real_run.py $(ARGS)
+
+memory-run: .venv/.ready
+	@exec $(BIN)/python benchmarks/memory_run.py $(ARGS)
+
+# One thread for each process: the test processes already fill the cores. Nothing may ask a model hub for anything.
+test: export OMP_NUM_THREADS ?= 1
+test: export HF_HUB_OFFLINE = 1
+test: lint
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_import_directions.py
+
+format: .venv/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+LOCK := pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --upgrade
+lock:
+	@uv --version || { echo "make lock needs uv on PATH (pip install uv)" >&2; exit 1; }
+	uv $(LOCK) --custom-compile-command "make lock" --extra dev -o requirements.lock pyproject.toml
+	echo uv | uv $(LOCK) --custom-compile-command "make lock" --no-annotate -o requirements-uv.lock -
+
+clean:
+	rm -rf build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
