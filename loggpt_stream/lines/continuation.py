@@ -1,0 +1,101 @@
+"""Tracebacks and other continuation lines: which event they belong to, and what of them the model sees.
+
+A traceback arrives inside one record, or as one record a line, each with a header (oslo.log's exception prefix).
+Either way the event's text gains one thing: the last exception line (`ValueError: bad flavor`), which says most in the
+fewest words. Frames differ between releases of the same failure and are kept only in the raw text.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from loggpt_stream.lines.record import Event
+    from loggpt_stream.lines.session import Line, Session
+
+_TRACEBACK: Final = "Traceback (most recent call last):"
+_MAX_PARENTS: Final = 1024
+_SAME_TIME_S: Final = 0.0005
+
+
+class TracebackReader:
+    """Reads continuation lines one by one and knows the newest exception line among them."""
+
+    __slots__ = ("_in_frames", "exception")
+
+    def __init__(self) -> None:
+        """Start outside any traceback."""
+        self._in_frames = False
+        self.exception = ""
+
+    def read(self, line: str) -> bool:
+        """Take the next line; return True where it is a (new) exception line."""
+        if line.startswith(_TRACEBACK):
+            self._in_frames = True
+        elif self._in_frames and line and not line[0].isspace():
+            self._in_frames = False
+            self.exception = line
+            return True
+        return False
+
+
+def exception_line(lines: Iterable[str]) -> str:
+    """Return the last exception line among `lines`, or ""."""
+    reader = TracebackReader()
+    for line in lines:
+        reader.read(line)
+    return reader.exception
+
+
+@dataclass(slots=True)
+class Parent:
+    """An event that fragments may continue, and the line it became (both None where it belongs to no session)."""
+
+    time_s: float
+    session: Session | None
+    line: Line | None
+    reader: TracebackReader
+
+
+class Parents:
+    """The newest event of each writer on one partition, to which fragments may belong. Bounded: oldest forgotten."""
+
+    def __init__(self) -> None:
+        """Start with no events seen."""
+        self._of_writer: OrderedDict[tuple[str, str, str], Parent] = OrderedDict()
+        self._of_source: OrderedDict[str, Parent] = OrderedDict()
+
+    def remember(self, event: Event, session: Session | None, line: Line | None) -> None:
+        """Note that `event` became `line` of `session`, or neither."""
+        reader = TracebackReader()
+        for text in (event.message, *event.continuation):
+            reader.read(text)
+        parent = Parent(event.time_s, session, line, reader)
+        _put(self._of_writer, (event.source, event.pid, event.logger), parent)
+        _put(self._of_source, event.source, parent)
+
+    def find(self, fragment: Event) -> Parent | None:
+        """Return what `fragment` continues, or None where there is no such event.
+
+        A traceback line repeats its event's time, process and logger. A line without header continues the newest event
+        of its source.
+        """
+        if not fragment.logger:
+            return self._of_source.get(fragment.source)
+        parent = self._of_writer.get((fragment.source, fragment.pid, fragment.logger))
+        if parent is None or abs(parent.time_s - fragment.time_s) >= _SAME_TIME_S:
+            return None
+        # Lines without header that follow (the rest of a message with line ends in it) continue this event too.
+        _put(self._of_source, fragment.source, parent)
+        return parent
+
+
+def _put(table: OrderedDict[Any, Parent], key: object, parent: Parent) -> None:
+    table[key] = parent
+    table.move_to_end(key)
+    if len(table) > _MAX_PARENTS:
+        table.popitem(last=False)

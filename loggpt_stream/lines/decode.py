@@ -1,0 +1,310 @@
+"""A Kafka record → its log events, whichever shipper wrote it, recognised record by record.
+
+Shapes (SHAPES): oslo.log text, plain or behind a file's name (loghub) or a syslog header; oslo.log's JSON and Fluent
+formatters; kolla-ansible's fluentd; raw lines inside the JSON of Filebeat, Vector, Fluent Bit, or of anything with a
+text field; OTLP/JSON. The same event gives the same level, logger, message, ids and continuation in every shape.
+
+What becomes of bad input (`word`: the reason of the `UndecodableError`):
+
+- no value: `null_value`; bytes that are mostly no text: `not_text`; a few bytes that are no UTF-8: replaced;
+- JSON that does not parse (cut off, nested too deep): `bad_json`; JSON without a text: `no_text`; in an array or an
+  OTLP record, entries without text are passed over where others have one;
+- another shape than the pinned one: `other_shape`;
+- a line longer than MAX_LINE_CHARS is cut; of very many continuation lines the first and the last are kept;
+- a time that is none, or absurd: the envelope's, else Kafka's counts; another field of the wrong type counts as absent;
+- a line without header, blank ones too, is a fragment: of the event before it, or a line of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from loggpt_stream.lines.decode_around import (
+    TEXT_KEYS,
+    Envelope,
+    around_json,
+    around_syslog,
+    dict_of,
+    dicts_of,
+    first_time,
+    name_of,
+    service_of,
+    text_of,
+)
+from loggpt_stream.lines.decode_structured import layout_of, structured_event
+from loggpt_stream.lines.oslo_text import (
+    MAX_LINE_CHARS,
+    bounded_lines,
+    named_instance,
+    parse_header,
+    read_context,
+    without_debug_place,
+)
+from loggpt_stream.lines.record import Event, Record, UndecodableError
+
+if TYPE_CHECKING:
+    from loggpt_stream.lines.oslo_text import Header
+
+SHAPES: Final = (
+    "plain",
+    "loghub",
+    "syslog",
+    "oslo_json",
+    "oslo_fluent",
+    "kolla",
+    "otlp",
+    "filebeat",
+    "vector",
+    "fluentbit",
+    "shared",
+    "json",
+)
+
+_TEXT_SHAPES: Final = frozenset({"plain", "loghub", "syslog"})
+_SESSION_HEADERS: Final = frozenset({"session_id", "session-id"})
+_OTLP_TIMES: Final = ("timeUnixNano", "observedTimeUnixNano")
+_MAX_DEPTH: Final = 2  # JSON, in a text of JSON, in a text of JSON: as container logs come in a shipper's envelope
+_MAX_ODD_SHARE: Final = 0.25
+_ODD: Final = re.compile("[\ufffd\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # what did not decode, and controls but ESC
+# A dict of Python's or a list in a message's later lines begins with a bracket too, but not like this.
+_JSON: Final = re.compile(r"\s*+(?:\{\s*+[\"}]|\[\s*+(?:\{\s*+\"|\"))")
+
+_Found = list[tuple[str, Event]]
+
+
+def known_shape(name: str | None) -> str | None:
+    """Return `name` where it is one of SHAPES, or None for none. Raises `ValueError` that says which there are."""
+    if name is not None and name not in SHAPES:
+        raise ValueError(f"no such shape; there are {', '.join(SHAPES)}")
+    return name
+
+
+def decode(record: Record, *, pin: str | None = None) -> list[Event]:
+    """Return the log events of a record, at least one. `pin` (one of SHAPES) refuses every other shape.
+
+    With a text shape pinned, a line that begins like JSON and is none is a line.
+
+    Raises `UndecodableError` where the record holds no event; never anything else, whatever the bytes. `ValueError`
+    for a pin that is no shape.
+    """
+    if record.value is None:
+        raise UndecodableError("null_value", "the record has no value")
+    envelope = Envelope("plain", record.timestamp_s, _session_header(record) if record.headers else None)
+    text = _text(record.value)
+    if pin is not None:
+        return _pinned(text, envelope, pin)
+    return [event for _, event in _decode_text(text, envelope, depth=0)]
+
+
+def _pinned(text: str, envelope: Envelope, pin: str) -> list[Event]:
+    known_shape(pin)
+    try:
+        found = _decode_text(text, envelope, depth=0)
+    except UndecodableError as error:
+        if error.reason != "bad_json" or pin not in _TEXT_SHAPES:
+            raise
+        found = _lines(text, envelope)
+    for shape, event in found:
+        # A line without header has nothing to tell the text shapes apart by.
+        if shape != pin and not (shape == "plain" and pin in _TEXT_SHAPES and not event.logger):
+            raise UndecodableError("other_shape", f"the record is {shape}, and {pin} is pinned")
+    return [event for _, event in found]
+
+
+def _session_header(record: Record) -> str | None:
+    return next(
+        (
+            name_of(value.decode(errors="replace"))
+            for name, value in record.headers
+            if name in _SESSION_HEADERS and value
+        ),
+        None,
+    )
+
+
+def _text(value: bytes) -> str:
+    try:
+        text = value.decode()
+        if "\0" not in text:
+            return text
+    except UnicodeDecodeError:
+        text = value.decode(errors="replace")
+    if len(_ODD.findall(text)) > _MAX_ODD_SHARE * len(text):
+        raise UndecodableError("not_text", f"{len(value)} bytes that are mostly no text")
+    return text
+
+
+def _decode_text(text: str, envelope: Envelope, depth: int) -> _Found:
+    if depth <= _MAX_DEPTH and _JSON.match(text):
+        return _decode_json(text, envelope, depth)
+    syslog = around_syslog(text, envelope)
+    if syslog is None:
+        return _lines(text, envelope)
+    around, text = syslog
+    shape = "syslog" if depth == 0 else envelope.shape
+    return _reshaped(_decode_text(text, around, depth + 1), shape)
+
+
+def _reshaped(found: _Found, shape: str) -> _Found:
+    return [(shape, event) for _, event in found]
+
+
+def _lines(text: str, envelope: Envelope) -> _Found:
+    """Return the events of raw text: each line with a context begins one, other lines continue it."""
+    found: _Found = []
+    begun: tuple[str, Header | None] | None = None
+    more: list[str] = []
+    for whole_line in text.splitlines() or [""]:
+        if begun is not None and not whole_line:
+            continue
+        line = whole_line[:MAX_LINE_CHARS]
+        header = parse_header(line)
+        if begun is not None:
+            if header is None or _continues(header, begun[1]):
+                more.append(line if header is None else header.message)
+                continue
+            found.append(_event(*begun, more, envelope))
+        begun, more = (line, header), []
+    if begun is not None:
+        found.append(_event(*begun, more, envelope))
+    return found
+
+
+def _continues(header: Header, begun: Header | None) -> bool:
+    return header.is_prefix and begun is not None and header.logger == begun.logger and header.pid == begun.pid
+
+
+def _event(line: str, header: Header | None, more: list[str], envelope: Envelope) -> tuple[str, Event]:
+    """Return (shape, event) of a line and what continues it."""
+    if header is None:
+        return envelope.shape, Event(
+            time_s=envelope.time_s,
+            level="",
+            logger="",
+            message=line.rstrip(),
+            raw=line.rstrip(),
+            continuation=bounded_lines(more) if more else (),
+            fragment=True,
+            session_id=envelope.session_id,
+            instance_in_text=named_instance(line),
+            host=envelope.host,
+            service=envelope.service,
+            source=envelope.source,
+            pid=envelope.pid,
+        )
+    message, context, file, service = header.message.rstrip(), header.context, header.file, envelope.service
+    if header.level == "DEBUG":
+        if more:
+            more[-1] = without_debug_place(more[-1].rstrip())
+        else:
+            message = without_debug_place(message).rstrip()
+    if file and not service:
+        service = service_of(file)
+    request_id, global_request_id, project_id = read_context(context)
+    return "loghub" if file and envelope.shape == "plain" else envelope.shape, Event(
+        header.time_s or envelope.time_s,
+        header.level,
+        header.logger,
+        message,
+        line[header.start :].rstrip(),
+        bounded_lines(more) if more else (),
+        header.is_prefix,
+        envelope.session_id,
+        header.instance_id,
+        named_instance(message),
+        request_id,
+        global_request_id,
+        project_id,
+        envelope.host,
+        service,
+        envelope.source or file or "",
+        header.pid or envelope.pid,
+    )
+
+
+def _decode_json(text: str, envelope: Envelope, depth: int) -> _Found:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise UndecodableError("bad_json", str(error)) from None
+    if isinstance(value, dict):
+        return _decode_object(value, envelope, depth)
+    return _decode_all(value, envelope, depth)
+
+
+def _decode_all(values: list[Any], envelope: Envelope, depth: int) -> _Found:
+    """Return the events of all entries of an array; those without text are passed over, unless all are."""
+    found: _Found = []
+    refused = UndecodableError("no_text", "an array without text")
+    for value in values:
+        try:
+            if isinstance(value, dict):
+                found += _decode_object(value, envelope, depth)
+            elif isinstance(value, str):
+                found += _decode_text(value, envelope, depth + 1)
+        except UndecodableError as error:
+            refused = error
+    if not found:
+        raise refused
+    return found
+
+
+def _decode_object(value: dict[str, Any], envelope: Envelope, depth: int) -> _Found:
+    if "resourceLogs" in value:
+        return _reshaped(_otlp(value, envelope, depth), "otlp" if depth == 0 else envelope.shape)
+    layout = layout_of(value)
+    around = around_json(value, envelope)
+    if layout is not None:
+        return [(layout.shape if depth == 0 else envelope.shape, structured_event(value, layout, around))]
+    if depth == 0:
+        around = around._replace(shape=_shape(value))
+    text = text_of(value)
+    if text is None:
+        raise UndecodableError("no_text", f"none of {', '.join(TEXT_KEYS)} holds text")
+    return _decode_text(text, around, depth + 1)
+
+
+def _shape(value: dict[str, Any]) -> str:
+    log = value.get("log")
+    if "@metadata" in value or isinstance(log, dict):
+        return "filebeat"
+    if "source_type" in value:
+        return "vector"
+    if "session_id" in value:
+        return "shared"
+    return "fluentbit" if isinstance(log, str) else "json"
+
+
+def _otlp(value: dict[str, Any], envelope: Envelope, depth: int) -> _Found:
+    found: _Found = []
+    for resource in dicts_of(value.get("resourceLogs")):
+        names = _attributes(dict_of(resource.get("resource")).get("attributes"))
+        for scope in dicts_of(resource.get("scopeLogs")):
+            for log in dicts_of(scope.get("logRecords")):
+                text = text_of(log)
+                if text is None:
+                    continue
+                attributes = {**names, **_attributes(log.get("attributes"))}
+                file = attributes.get("log.file.path") or envelope.file
+                around = envelope._replace(
+                    time_s=first_time(log, _OTLP_TIMES, envelope.time_s),
+                    session_id=attributes.get("session_id") or envelope.session_id,
+                    host=attributes.get("host.name") or envelope.host,
+                    service=attributes.get("service.name") or (service_of(file) if file else None) or envelope.service,
+                    file=file,
+                )
+                found += _decode_text(text, around, depth + 1)
+    if not found:
+        raise UndecodableError("no_text", "no OTLP log record has a text body")
+    return found
+
+
+def _attributes(listed: object) -> dict[str, str]:
+    """Return the attributes of an OTLP resource or record that hold text."""
+    pairs = (
+        (name_of(each.get("key")), name_of(dict_of(each.get("value")).get("stringValue"))) for each in dicts_of(listed)
+    )
+    return {key: text for key, text in pairs if key and text}

@@ -1,0 +1,69 @@
+"""What enters and leaves the decoder: a Kafka record, and the log events found in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One Kafka record, or one line of a file dressed as one.
+
+    `timestamp_s` is the record's own timestamp in epoch seconds (Kafka's, not the log line's).
+    `offset` is the Kafka offset, or the line number (from 0) in a file.
+    """
+
+    value: bytes | None
+    topic: str
+    partition: int
+    offset: int
+    timestamp_s: float
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One log event, the same whichever shipper brought it.
+
+    time_s: the line's own time in epoch seconds, else the envelope's, else Kafka's; naive text times are read as UTC
+        (only differences matter: a session never compares them with the wall clock).
+    level, logger: "" where the line has no oslo.log header.
+    message: first line of the message without header, request context and `[instance: …]`, with oslo.log's
+        error summary (`…: ExceptionType: text`) where the shape keeps it apart.
+    raw: what an operator would see in the log file: the whole header line (for JSON shapes: rebuilt in oslo.log's text
+        layout), without continuation lines.
+    continuation: further lines of this event that came in the same record (rest of the message, traceback), without
+        their own headers.
+    fragment: True where this event is itself a continuation of an earlier one: a traceback line with its own header
+        but no context bracket (oslo.log's logging_exception_prefix), or a line without any header.
+    source: what tells writers apart where the envelope says so (host, file), else "".
+    pid: process id as text, "" where unknown.
+    """
+
+    time_s: float
+    level: str
+    logger: str
+    message: str
+    raw: str
+    continuation: tuple[str, ...] = ()
+    fragment: bool = False
+    session_id: str | None = None
+    instance_id: str | None = None
+    instance_in_text: str | None = None
+    request_id: str | None = None
+    global_request_id: str | None = None
+    project_id: str | None = None
+    host: str | None = None
+    service: str | None = None
+    source: str = ""
+    pid: str = ""
+
+
+class UndecodableError(ValueError):
+    """A record that holds no log event. `reason` is one constant word for counting, `detail` says more."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
