@@ -1,0 +1,197 @@
+"""Settings: flags > LOGGPT_* environment > YAML file > defaults, one class a command, checked before anything starts.
+
+`load` turns every mistake into a `UserError` that names the key, the value and what would be right. Secrets are
+`SecretStr`: they show as asterisks in any repr or log.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import ssl
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
+from yaml import YAMLError
+
+from loggpt_stream.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ENV_PREFIX: Final = "LOGGPT_"
+ENV_NESTED: Final = "__"
+# Keys of commands other than the one that runs are no mistake in its environment; a test keeps this list whole.
+KNOWN_KEYS: Final = frozenset(
+    """
+    acks alert_topic anomaly_column background batch_tokens batch_wait_s bundle clock_speed cluster
+    commit_interval_s compression concurrency config cost_false_alarm cost_miss dead_letter_topic device
+    duration_s exclude failure_share false_alarm_rate format from from_time group group_column held_out
+    http_host http_port input_topic inputs kafka kinds labels lines log_format log_level max_minutes
+    max_open_lines max_open_sessions max_pending_sessions model out output quick rate report resume score_topic
+    scores seed select sessions shape shutdown_grace_s speed splits start test_cache threads time_scale to
+    tokenizer topic training truth unkeyed validation validation_fraction
+    """.split()  # noqa: SIM905 - a list of a word a line would be sixty lines
+)
+
+_yaml_file: ContextVar[Path | None] = ContextVar("_yaml_file", default=None)
+
+
+class Section(BaseModel):
+    """A group of settings: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(Section):
+    """Where Kafka is and how to log in."""
+
+    bootstrap: str = Field("localhost:9092", description="Kafka bootstrap servers, host:port[,host:port]")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="SASL mechanism, where the protocol is SASL_*"
+    )
+    username: str | None = Field(None, description="SASL user name")
+    password: SecretStr | None = Field(None, description="SASL password; better from the environment than from a file")
+    ca_file: Path | None = Field(None, description="PEM file of the certificate authority, where the protocol is *SSL")
+
+    def client_options(self) -> dict[str, Any]:
+        """Return the arguments that every aiokafka client takes. Raises `UserError` for an unusable CA file."""
+        options: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap,
+            "security_protocol": self.security_protocol,
+            "client_id": "loggpt-stream",
+        }
+        if self.security_protocol.startswith("SASL"):
+            options["sasl_mechanism"] = self.sasl_mechanism
+            options["sasl_plain_username"] = self.username
+            options["sasl_plain_password"] = self.password.get_secret_value() if self.password else None
+        if self.security_protocol.endswith("SSL"):
+            try:
+                options["ssl_context"] = ssl.create_default_context(cafile=self.ca_file)
+            except OSError as error:
+                raise UserError(f"kafka.ca_file {self.ca_file}: {error.strerror or error}") from error
+        return options
+
+
+class Settings(BaseSettings):
+    """Base of every command's settings."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_NESTED,
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+    config: Path | None = Field(None, description="YAML file of settings; flags and LOGGPT_* variables win over it")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: what code gives, flags (put first by pydantic), environment, YAML."""
+        file = _yaml_file.get()
+        yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
+        return (init_settings, env_settings, *yaml)
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the layout of descriptions and examples."""
+
+    width: ClassVar[int] = 110
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=self.width, max_help_position=40)
+
+
+def load(cls: type[SettingsT], argv: Sequence[str], *, prog: str, description: str) -> SettingsT:
+    """Return the settings of a command from its flags, the environment, its YAML file and the defaults.
+
+    `description` heads the `--help` text. Raises `UserError` naming each wrong key, its value and what would be right;
+    `SystemExit` from argparse for `--help` and for malformed flags.
+    """
+    _refuse_unknown_environment(cls)
+    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=_Formatter, allow_abbrev=False)
+    flags: Any = CliSettingsSource(
+        cls,
+        root_parser=parser,
+        cli_prog_name=prog,
+        cli_parse_args=list(argv),
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        formatter_class=_Formatter,
+    )
+    named = flags().get("config") or os.environ.get(f"{ENV_PREFIX}CONFIG")
+    token = _yaml_file.set(_readable(Path(named)) if named else None)
+    try:
+        return cls(_cli_settings_source=flags)
+    except ValidationError as error:
+        raise UserError("\n".join(_sentence(cls, each) for each in error.errors(include_url=False))) from None
+    except (SettingsError, YAMLError, ValueError) as error:  # ValueError: YAML that is no mapping, or no text
+        raise UserError(f"{named or 'environment'}: {error}") from None
+    finally:
+        _yaml_file.reset(token)
+
+
+def _readable(file: Path) -> Path:
+    if not file.is_file():
+        raise UserError(f"--config {file}: no such file. There are commented examples in configs/.")
+    return file
+
+
+def _refuse_unknown_environment(cls: type[Settings]) -> None:
+    known = {*cls.model_fields, *KNOWN_KEYS}
+    for variable in os.environ:
+        if variable.startswith(ENV_PREFIX):
+            key = variable[len(ENV_PREFIX) :].lower().split(ENV_NESTED)[0]
+            if key not in known:
+                raise UserError(f"environment variable {variable}: no such setting{_like(key, known)}")
+
+
+def _sentence(cls: type[BaseModel], error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return f"{key}: no such setting{_like(path[-1], _siblings(cls, path))}"
+    if error["type"] == "missing":
+        variable = ENV_PREFIX + key.upper().replace(".", ENV_NESTED)
+        return f"{key}: is required: give --{key.replace('_', '-')}, {variable} or {key} in the YAML file"
+    value = "" if "secret" in error["type"] or "password" in key else f" = {error['input']!r}"
+    return f"{key}{value}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _siblings(cls: type[BaseModel], path: list[str]) -> list[str]:
+    model: Any = cls
+    for part in path[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field else None
+    return list(getattr(model, "model_fields", {}))
+
+
+def _like(key: str, known: Sequence[str] | set[str]) -> str:
+    close = difflib.get_close_matches(key, sorted(known), n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(known))}"
