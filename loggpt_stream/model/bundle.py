@@ -1,0 +1,256 @@
+"""The bundle: a directory with all that scoring means, verified at load.
+
+Hugging Face tools open it (config.json, model.safetensors, tokenizer.json); `loggpt.json` adds masks, session rules,
+calibration and the SHA-256 of every file, and is itself sealed by `fingerprint`, the SHA-256 of the rest of it. There
+is no pickle in it. `sessions.safetensors` holds the fingerprints of the sessions used, so that a later evaluation can
+refuse them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import orjson
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
+from transformers import GPT2LMHeadModel
+from transformers.utils import logging as transformers_logging
+
+from loggpt_stream import __version__
+from loggpt_stream.errors import BundleError
+from loggpt_stream.lines.masks import MaskRule, Masks
+from loggpt_stream.lines.rules import SessionRules
+from loggpt_stream.model.calibration import Calibration
+from loggpt_stream.model.scoring import Scorer
+from loggpt_stream.model.tokenizer import END, PAD, LineTokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import torch
+
+# One small file is read and written in milliseconds: no bars.
+transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+FORMAT: Final = 1
+MANIFEST: Final = "loggpt.json"
+_SESSIONS: Final = "sessions.safetensors"
+_MODEL_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json")
+_NO_SESSIONS: Final = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a model needs to read lines as it learned them: masks, session rules, tokens kept of a line."""
+
+    mask_rules: tuple[MaskRule, ...]
+    session_rules: SessionRules
+    max_line_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle on disk.
+
+    model_fingerprint: 16 hex digits of weights, tokenizer and meaning (calibration does not change it). fingerprint:
+    SHA-256 of everything. training: what the trainer wrote about itself. used_sessions: int64 session fingerprints by
+    role (`train`, `validation`, `calibration`).
+    """
+
+    path: Path
+    meaning: Meaning
+    model_fingerprint: str
+    fingerprint: str
+    calibration: Calibration | None
+    training: dict[str, Any]
+    used_sessions: dict[str, np.ndarray] = field(repr=False)
+
+    def masks(self) -> Masks:
+        """Return the compiled masks (a new object: it is not shared between threads)."""
+        return Masks(self.meaning.mask_rules)
+
+    def tokenizer(self) -> LineTokenizer:
+        """Return the tokenizer (a new object: it is not shared between threads)."""
+        return LineTokenizer(
+            Tokenizer.from_file(str(self.path / "tokenizer.json")), max_line_tokens=self.meaning.max_line_tokens
+        )
+
+    def model(self) -> GPT2LMHeadModel:
+        """Return the model with its weights, in fp32 on the CPU."""
+        model: GPT2LMHeadModel = GPT2LMHeadModel.from_pretrained(self.path, local_files_only=True, use_safetensors=True)
+        return model
+
+    def scorer(self, device: torch.device, *, batch_tokens: int = 8192) -> Scorer:
+        """Return a scorer with this bundle's model on `device`."""
+        return Scorer(self.model(), self.tokenizer(), device, batch_tokens=batch_tokens)
+
+
+def save_bundle(
+    path: Path,
+    *,
+    model: GPT2LMHeadModel,
+    tokenizer: Tokenizer,
+    meaning: Meaning,
+    training: Mapping[str, Any],
+    used_sessions: Mapping[str, np.ndarray],
+) -> Bundle:
+    """Write an uncalibrated bundle to `path` (replaced whole, or not at all) and return it.
+
+    Raises `BundleError` where `path` exists and is not a bundle.
+    """
+    with _replacing(path) as new:
+        model.save_pretrained(new)
+        tokenizer.save(str(new / "tokenizer.json"))
+        _write_json(
+            new / "tokenizer_config.json",
+            {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "eos_token": END},
+        )
+        _seal(new, meaning, dict(training), None, used_sessions)
+    return load_bundle(path, calibrated=False)
+
+
+def save_calibrated(
+    bundle: Bundle, path: Path, *, calibration: Calibration, calibration_sessions: np.ndarray
+) -> Bundle:
+    """Write `bundle` with a calibration to `path` (may be the bundle's own) and return it."""
+    used = {**bundle.used_sessions, "calibration": calibration_sessions}
+    with _replacing(path) as new:
+        for file in _manifest(bundle.path)["files"]:
+            shutil.copyfile(bundle.path / file, new / file)
+        _seal(new, bundle.meaning, bundle.training, calibration, used)
+    return load_bundle(path)
+
+
+def load_bundle(path: Path, *, calibrated: bool = True) -> Bundle:
+    """Verify the bundle at `path` and return it. Weights are read later, by `Bundle.model`.
+
+    Raises `BundleError` with what to do, where the bundle is missing, partial, altered, of another format, or (unless
+    `calibrated` is False) not calibrated.
+    """
+    manifest = _manifest(path)
+    try:
+        stated = manifest.pop("fingerprint")
+        if stated != _digest(manifest):
+            raise BundleError(f"{path / MANIFEST} was altered after it was written. Train and calibrate again.")
+        for name, sha256 in manifest["files"].items():
+            _verify(path / name, sha256)
+        rules: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in manifest["session_rules"].items()
+        }
+        meaning = Meaning(
+            tuple(MaskRule(**rule) for rule in manifest["masks"]), SessionRules(**rules), manifest["max_line_tokens"]
+        )
+        kinds = manifest["calibration"]
+        calibration = Calibration.from_json(kinds) if kinds else None
+        model_fingerprint, training = manifest["model_fingerprint"], manifest["training"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(
+            f"{path / MANIFEST} does not hold what this version reads ({error!r}). Train and calibrate again."
+        ) from error
+    if calibrated and calibration is None:
+        raise BundleError(f"The bundle {path} is not calibrated. Run: loggpt-calibrate --bundle {path} INPUT")
+    return Bundle(
+        path=path,
+        meaning=meaning,
+        model_fingerprint=model_fingerprint,
+        fingerprint=stated,
+        calibration=calibration,
+        training=training,
+        used_sessions=load_file(path / _SESSIONS),
+    )
+
+
+def _seal(
+    path: Path,
+    meaning: Meaning,
+    training: dict[str, Any],
+    calibration: Calibration | None,
+    used_sessions: Mapping[str, np.ndarray],
+) -> None:
+    roles = {role: used_sessions.get(role, _NO_SESSIONS) for role in ("train", "validation", "calibration")}
+    save_file({role: np.sort(prints.astype(np.int64)) for role, prints in roles.items()}, path / _SESSIONS)
+    files = {file.name: _sha256(file) for file in sorted(path.iterdir()) if file.name != MANIFEST}
+    means = {
+        "masks": [asdict(rule) for rule in meaning.mask_rules],
+        "session_rules": asdict(meaning.session_rules),
+        "max_line_tokens": meaning.max_line_tokens,
+    }
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        **means,
+        "model_fingerprint": _digest({**means, **{name: files[name] for name in _MODEL_FILES}})[:16],
+        "training": training,
+        "calibration": calibration.to_json() if calibration else None,
+        "versions": {
+            "loggpt-stream": __version__,
+            **{name: version(name) for name in ("torch", "transformers", "tokenizers")},
+        },
+        "files": files,
+    }
+    _write_json(path / MANIFEST, {**manifest, "fingerprint": _digest(manifest)})
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = orjson.loads((path / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise BundleError(
+            f"There is no bundle at {path} (no {MANIFEST}). Run: loggpt-train --out {path} INPUT"
+        ) from None
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise BundleError(f"{path / MANIFEST} cannot be read ({error}). Train and calibrate again.") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BundleError(f"{path} is not a bundle of format {FORMAT}. Train and calibrate with this version.")
+    return manifest
+
+
+def _verify(file: Path, sha256: str) -> None:
+    try:
+        found = _sha256(file)
+    except OSError as error:
+        raise BundleError(f"The bundle is partial: {file} cannot be read. Copy it whole, or train again.") from error
+    if found != sha256:
+        raise BundleError(f"{file} was altered or damaged (SHA-256 differs). Copy the bundle again, or train again.")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a new directory that takes the place of `path` if the block succeeds."""
+    if path.exists() and not (path / MANIFEST).exists() and (path.is_file() or any(path.iterdir())):
+        raise BundleError(f"{path} exists and is not a bundle: name another place.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield new
+        new.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+            path.rename(old / path.name)
+            new.rename(path)
+            shutil.rmtree(old)
+        else:
+            new.rename(path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    file.write_bytes(orjson.dumps(values, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(orjson.dumps(values, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,121 @@
+"""What calibration decided, and how it judges a scored session. Choosing it is the calibrate package's work."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from loggpt_stream.model.statistics import COMBINED, Scale, combine, scales_from_json, scales_to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a session was judged. An anomaly is a judged session whose score is greater than the threshold.
+
+    score, threshold: of `statistic`, in nats (None where the session was not judged). p_value: conformal p-value, the
+    share of calibration's normal sessions (this one counted in) that score at least as high. unjudged: "" or why not
+    (`late`, `kind_not_calibrated`).
+    """
+
+    anomalous: bool
+    unjudged: str = ""
+    statistic: str = ""
+    score: float | None = None
+    threshold: float | None = None
+    p_value: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KindCalibration:
+    """Calibration of one session kind.
+
+    statistic: which one decides. threshold: in its unit; a session above it is anomalous. basis: how the threshold was
+    found (`labels_f1`, `labels_cost`, `conformal`). false_alarm_rate: share of normal sessions expected above the
+    threshold. scales: of normal sessions, for the combined statistic. normal_scores: ascending scores of the normal
+    calibration sessions. anomalous_sessions: how many labelled anomalies took part.
+    """
+
+    statistic: str
+    threshold: float
+    basis: str
+    false_alarm_rate: float
+    scales: dict[str, Scale]
+    normal_scores: tuple[float, ...]
+    anomalous_sessions: int = 0
+
+    def score(self, statistics: Mapping[str, float]) -> float:
+        """Return the deciding score of a session with these statistics."""
+        return combine(statistics, self.scales) if self.statistic == COMBINED else statistics[self.statistic]
+
+    def p_value(self, score: float) -> float:
+        """Return the conformal p-value of `score` (Vovk et al., Algorithmic Learning in a Random World, 2005)."""
+        below = int(np.searchsorted(np.asarray(self.normal_scores), score, side="left"))
+        return (1 + len(self.normal_scores) - below) / (1 + len(self.normal_scores))
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Calibration of a bundle: one entry for each session kind that can be judged."""
+
+    kinds: dict[str, KindCalibration]
+
+    @property
+    def id(self) -> str:
+        """Return 16 hex digits that name this calibration's content."""
+        return hashlib.sha256(orjson.dumps(self.to_json(), option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+    def judge(self, kind: str, statistics: Mapping[str, float], *, late: bool = False) -> Verdict:
+        """Judge a scored session. Late fragments and kinds without calibration are not judged."""
+        if late:
+            return Verdict(anomalous=False, unjudged="late")
+        calibrated = self.kinds.get(kind)
+        if calibrated is None:
+            return Verdict(anomalous=False, unjudged="kind_not_calibrated")
+        score = calibrated.score(statistics)
+        return Verdict(
+            anomalous=score > calibrated.threshold,
+            statistic=calibrated.statistic,
+            score=score,
+            threshold=calibrated.threshold,
+            p_value=calibrated.p_value(score),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this as JSON-ready values."""
+        return {
+            kind: {
+                "statistic": each.statistic,
+                "threshold": each.threshold,
+                "basis": each.basis,
+                "false_alarm_rate": each.false_alarm_rate,
+                "scales": scales_to_json(each.scales),
+                "normal_scores": list(each.normal_scores),
+                "anomalous_sessions": each.anomalous_sessions,
+            }
+            for kind, each in sorted(self.kinds.items())
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Calibration:
+        """Return what `to_json` gave. Raises `KeyError` or `TypeError` where something is missing or odd."""
+        return cls(
+            {
+                kind: KindCalibration(
+                    statistic=each["statistic"],
+                    threshold=each["threshold"],
+                    basis=each["basis"],
+                    false_alarm_rate=each["false_alarm_rate"],
+                    scales=scales_from_json(each["scales"]),
+                    normal_scores=tuple(each["normal_scores"]),
+                    anomalous_sessions=each["anomalous_sessions"],
+                )
+                for kind, each in values.items()
+            }
+        )
