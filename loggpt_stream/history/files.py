@@ -1,0 +1,104 @@
+"""Log files → records, in time order over all files."""
+
+from __future__ import annotations
+
+import gzip
+import heapq
+import lzma
+import sys
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, cast
+
+import zstandard
+
+from loggpt_stream.errors import UserError
+from loggpt_stream.lines.decode import decode
+from loggpt_stream.lines.record import Event, Record, UndecodableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+STDIN: Final = "-"
+
+
+@dataclass(slots=True)
+class Reading:
+    """What was read so far: records, their bytes, and how many could not be decoded, by reason."""
+
+    records: int = 0
+    bytes: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+
+
+def expand(inputs: Sequence[str]) -> list[str]:
+    """Return the files that `inputs` name: files as they are, directories by their files (hidden ones left out), `-`.
+
+    Raises `UserError` for a path that is not there, or where nothing is named.
+    """
+    found: list[str] = []
+    for name in inputs:
+        path = Path(name)
+        if name == STDIN or path.is_file():
+            found.append(name)
+        elif path.is_dir():
+            found += sorted(str(file) for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+        else:
+            raise UserError(f"{name}: no such file or directory. Name log files, directories of them, or - for stdin.")
+    if not found:
+        raise UserError(f"no log files in {', '.join(inputs) or 'nothing'}. Name files, directories, or - for stdin.")
+    return found
+
+
+def read_events(inputs: Sequence[str], reading: Reading, *, shape: str | None = None) -> Iterator[tuple[Event, Record]]:
+    """Yield the events of all files, merged by time; lines without a time follow the one before them.
+
+    Undecodable records are counted in `reading` and left out. Raises `UserError` for a file that cannot be read.
+    """
+    with ExitStack() as stack:
+        streams = [_timed(name, stack.enter_context(_open(name)), reading, shape) for name in expand(inputs)]
+        for _, event, record in heapq.merge(*streams, key=lambda item: item[0]):
+            yield event, record
+
+
+def _timed(
+    name: str, stream: Iterable[bytes], reading: Reading, shape: str | None
+) -> Iterator[tuple[float, Event, Record]]:
+    newest_s = 0.0 if name == STDIN else Path(name).stat().st_mtime
+    ordered_s = float("-inf")
+    try:
+        for offset, line in enumerate(stream):
+            value = line.rstrip(b"\r\n")
+            reading.records += 1
+            reading.bytes += len(line)
+            record = Record(value, topic=name, partition=0, offset=offset, timestamp_s=newest_s)
+            try:
+                events = decode(record, pin=shape)
+            except UndecodableError as error:
+                reading.rejected[error.reason] += 1
+                continue
+            for event in events:
+                newest_s = event.time_s
+                ordered_s = max(ordered_s, event.time_s)
+                yield ordered_s, event, record
+    except (OSError, EOFError, lzma.LZMAError, zstandard.ZstdError) as error:
+        raise UserError(f"{name}: cannot be read ({error}). Is the file complete, and its ending right?") from error
+
+
+def _open(name: str) -> IO[bytes]:
+    if name == STDIN:
+        return sys.stdin.buffer
+    try:
+        match Path(name).suffix:
+            case ".gz":
+                return cast("IO[bytes]", gzip.open(name, "rb"))
+            case ".xz":
+                return lzma.open(name, "rb")
+            case ".zst":
+                return cast("IO[bytes]", zstandard.open(name, "rb"))
+            case _:
+                return Path(name).open("rb")
+    except OSError as error:
+        raise UserError(f"{name}: cannot be opened ({error.strerror or error}).") from error

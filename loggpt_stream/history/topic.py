@@ -1,0 +1,197 @@
+"""A Kafka topic between two times → closed sessions, without a consumer group: no daemon is disturbed."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaConnectionError, KafkaError
+
+from loggpt_stream.errors import UserError
+from loggpt_stream.history.corpus import Corpus
+from loggpt_stream.history.files import Reading
+from loggpt_stream.lines.decode import decode
+from loggpt_stream.lines.masks import Masks
+from loggpt_stream.lines.record import Record, UndecodableError
+from loggpt_stream.lines.sessionizer import Sessionizer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from loggpt_stream.lines.masks import MaskRule
+    from loggpt_stream.lines.rules import SessionRules
+    from loggpt_stream.lines.session import Session
+    from loggpt_stream.settings import KafkaSettings
+
+_POLL_MS: Final = 500
+_FETCH_WAIT_MS: Final = 50  # all there is to read is there already: waiting for more gains nothing
+_SILENCE_S: Final = 60.0
+
+
+def read_topic(
+    kafka: KafkaSettings,
+    topic: str,
+    rules: SessionRules,
+    mask_rules: tuple[MaskRule, ...],
+    *,
+    from_s: float | None = None,
+    to_s: float | None = None,
+    shape: str | None = None,
+    watch: Callable[[Reading], None] = lambda _: None,
+) -> Corpus:
+    """Read records with `from_s` <= Kafka's timestamp < `to_s` (epoch seconds), of all partitions, to closed sessions.
+
+    None means from the oldest record on, and up to the newest one that is there now. Sessions are gathered per
+    partition, as the daemon does, and returned in order of their close. `watch` is called after every batch.
+
+    Raises `UserError` where the broker or the topic is not there, or the broker stops answering.
+    """
+    gathered = _Gathered(rules, mask_rules, shape)
+    asyncio.run(_gather(gathered, kafka, _Span(topic, from_s, to_s), watch))
+    return gathered.corpus()
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Which records: those of a topic with from_s <= timestamp < to_s (epoch seconds; None: no bound)."""
+
+    topic: str
+    from_s: float | None
+    to_s: float | None
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """Sessions of all partitions so far."""
+
+    rules: SessionRules
+    mask_rules: tuple[MaskRule, ...]
+    shape: str | None
+    reading: Reading = field(default_factory=Reading)
+    sessionizers: dict[int, Sessionizer] = field(default_factory=dict)
+    closed: dict[int, list[Session]] = field(default_factory=dict)
+
+    def add(self, record: Record) -> None:
+        """Take the next record of its partition."""
+        self.reading.records += 1
+        self.reading.bytes += len(record.value or b"")
+        if record.partition not in self.sessionizers:
+            self.sessionizers[record.partition] = Sessionizer(self.rules, Masks(self.mask_rules))
+            self.closed[record.partition] = []
+        try:
+            events = decode(record, pin=self.shape)
+        except UndecodableError as error:
+            self.reading.rejected[error.reason] += 1
+            return
+        for event in events:
+            # What was recorded arrived when it did: nothing is taken to be from the future.
+            closed = self.sessionizers[record.partition].add(event, record.offset, arrival_s=math.inf)
+            self.closed[record.partition] += closed
+
+    def corpus(self) -> Corpus:
+        """Close what is open and return all of it. In which order partitions answered was chance: it does not show."""
+        corpus = Corpus(reading=self.reading)
+        for partition, sessionizer in sorted(self.sessionizers.items()):
+            corpus.sessions += [*self.closed[partition], *sessionizer.flush()]
+            corpus.fates.update(sessionizer.fates)
+        corpus.sessions.sort(key=lambda session: session.closed_s)
+        return corpus
+
+
+async def _gather(gathered: _Gathered, kafka: KafkaSettings, span: _Span, watch: Callable[[Reading], None]) -> None:
+    try:
+        async for records in _batches(kafka, span):
+            for record in records:
+                gathered.add(record)
+            watch(gathered.reading)
+    except KafkaConnectionError as error:
+        raise UserError(
+            f"no Kafka at {kafka.bootstrap} ({error}): check --kafka.bootstrap, and that the broker is up."
+        ) from error
+    except KafkaError as error:
+        raise UserError(f"Kafka at {kafka.bootstrap} did not let topic {span.topic} be read: {error!r}.") from error
+
+
+async def _batches(kafka: KafkaSettings, span: _Span) -> AsyncIterator[list[Record]]:
+    """Yield the records of `span`, each list from one partition, in order."""
+    partitions = await _partitions(kafka, span.topic)
+    consumer = AIOKafkaConsumer(
+        **kafka.client_options(),
+        group_id=None,
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+        fetch_max_wait_ms=_FETCH_WAIT_MS,
+    )
+    await consumer.start()
+    try:
+        assigned = [TopicPartition(span.topic, partition) for partition in partitions]
+        consumer.assign(assigned)
+        ends = await consumer.end_offsets(assigned)
+        starts = await consumer.beginning_offsets(assigned)
+        if span.from_s is not None:
+            starts = {**ends, **await _offsets_at(consumer, assigned, span.from_s)}
+        stops = ends if span.to_s is None else {**ends, **await _offsets_at(consumer, assigned, span.to_s)}
+        unread = {partition for partition in assigned if starts[partition] < stops[partition]}
+        consumer.pause(*(set(assigned) - unread))
+        for partition in unread:
+            consumer.seek(partition, starts[partition])
+        heard_s = time.monotonic()
+        while unread:
+            found = await consumer.getmany(timeout_ms=_POLL_MS)
+            for partition, messages in found.items():
+                stop = stops[partition]
+                yield [_record(message) for message in messages if message.offset < stop]
+            # By position, not by the last record: markers of transactions take offsets too.
+            done = {partition for partition in unread if await consumer.position(partition) >= stops[partition]}
+            if done:
+                consumer.pause(*done)
+                unread -= done
+            if found or done:
+                heard_s = time.monotonic()
+            elif time.monotonic() - heard_s > _SILENCE_S:
+                raise UserError(
+                    f"Kafka at {kafka.bootstrap} gave nothing more of topic {span.topic} for {_SILENCE_S:.0f} s, with "
+                    f"{len(unread)} partitions unread: check the broker, then run the command again."
+                )
+    finally:
+        await consumer.stop()
+
+
+async def _partitions(kafka: KafkaSettings, topic: str) -> list[int]:
+    admin = AIOKafkaAdminClient(**kafka.client_options())
+    await admin.start()
+    try:
+        # Listed before it is described: a broker may create a topic that it is asked about.
+        topics = await admin.list_topics()
+        if topic not in topics:
+            there = ", ".join(sorted(name for name in topics if not name.startswith("__"))[:20]) or "none"
+            raise UserError(f"no topic {topic} at {kafka.bootstrap}; there are: {there}.")
+        (described,) = await admin.describe_topics([topic])
+        return sorted(part["partition"] for part in described["partitions"])
+    finally:
+        await admin.close()
+
+
+async def _offsets_at(
+    consumer: AIOKafkaConsumer, partitions: list[TopicPartition], time_s: float
+) -> dict[TopicPartition, int]:
+    """Return the first offset at or after `time_s`; partitions that have none are left out."""
+    found = await consumer.offsets_for_times(dict.fromkeys(partitions, math.ceil(time_s * 1000)))
+    return {partition: at.offset for partition, at in found.items() if at is not None}
+
+
+def _record(message: Any) -> Record:  # noqa: ANN401 - aiokafka has no types
+    return Record(
+        message.value,
+        message.topic,
+        message.partition,
+        message.offset,
+        message.timestamp / 1000,
+        message.key,
+        tuple(message.headers),
+    )

@@ -1,0 +1,140 @@
+"""Reading recorded logs from files."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import lzma
+from itertools import islice
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+import zstandard
+
+from loggpt_stream.errors import UserError
+from loggpt_stream.history.corpus import Corpus, read_corpus
+from loggpt_stream.history.files import Reading, expand, read_events
+from loggpt_stream.lines.masks import DEFAULT_RULES
+from loggpt_stream.lines.rules import SessionRules
+from tests.tiny_bundle import NOVA34
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+with lzma.open(NOVA34) as _stream:
+    TEXT = b"".join(islice(_stream, 1_000))
+
+
+def read(*inputs: Path | str) -> Corpus:
+    return read_corpus([str(name) for name in inputs], SessionRules(), DEFAULT_RULES)
+
+
+def seen(corpus: Corpus) -> list[tuple[str, list[str]]]:
+    return [(session.key, session.texts) for session in corpus.sessions]
+
+
+def line(second: int, text: str) -> bytes:
+    instance = "aaaaaaaa-0000-4000-8000-000000000000"
+    return f"2026-11-23 14:08:{second:02}.000 7 INFO nova.compute.manager [-] [instance: {instance}] {text}\n".encode()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plain") / "nova.log"
+    path.write_bytes(TEXT)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ending", "compress"),
+    [("gz", gzip.compress), ("xz", lzma.compress), ("zst", zstandard.ZstdCompressor().compress)],
+)
+def test_a_compressed_file_gives_the_sessions_of_the_plain_one(
+    plain: Path, tmp_path: Path, ending: str, compress: Callable[[bytes], bytes]
+) -> None:
+    packed = tmp_path / f"nova.log.{ending}"
+    packed.write_bytes(compress(TEXT))
+    assert len(read(plain).sessions) > 10
+    assert seen(read(packed)) == seen(read(plain))
+
+
+def test_standard_input_gives_the_sessions_of_the_file(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(TEXT)))
+    assert seen(read("-")) == seen(read(plain))
+
+
+def test_a_directory_stands_for_the_files_in_it_without_the_hidden_ones(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("b.log", "a.log", "deep/c.log", ".hidden"):
+        (tmp_path / name).write_bytes(b"")
+    assert expand([str(tmp_path)]) == [str(tmp_path / name) for name in ("a.log", "b.log", "deep/c.log")]
+
+
+def test_several_files_are_merged_by_time(tmp_path: Path) -> None:
+    (tmp_path / "api.log").write_bytes(line(1, "one") + line(3, "three"))
+    (tmp_path / "compute.log").write_bytes(line(2, "two") + line(4, "four"))
+    (session,) = read(tmp_path).sessions
+    assert [text.rpartition(" ")[2] for text in session.texts] == ["one", "two", "three", "four"]
+
+
+def test_a_line_that_steps_back_in_time_stays_behind_the_one_before_it(tmp_path: Path) -> None:
+    (tmp_path / "api.log").write_bytes(line(5, "first") + line(1, "second"))
+    (tmp_path / "compute.log").write_bytes(line(3, "other"))
+    (session,) = read(tmp_path).sessions
+    assert [text.rpartition(" ")[2] for text in session.texts] == ["other", "first", "second"]
+
+
+def test_what_cannot_be_decoded_is_counted_and_the_rest_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "nova.log"
+    path.write_bytes(line(1, "one") + b"\x00\xff\xfe\xfd" * 40 + b"\n" + line(2, "two"))
+    corpus = read(path)
+    assert corpus.reading.records == 3
+    assert corpus.reading.bytes == path.stat().st_size
+    assert corpus.reading.rejected.total() == 1
+    assert len(corpus.sessions[0].lines) == 2
+
+
+def test_offsets_are_line_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "nova.log"
+    path.write_bytes(line(1, "one") + line(2, "two"))
+    assert [record.offset for _, record in read_events([str(path)], Reading())] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cut.gz", gzip.compress(TEXT)[:-100]),
+        ("cut.xz", lzma.compress(TEXT)[:-100]),
+        ("plain.gz", TEXT),
+        ("plain.xz", TEXT),
+        ("plain.zst", TEXT),
+    ],
+)
+def test_a_damaged_or_misnamed_file_is_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: cannot be read .* ending right"):
+        read(tmp_path / name)
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"away\.log: no such file or directory"):
+        read(tmp_path / "away.log")
+    with pytest.raises(UserError, match="no log files in"):
+        read(tmp_path)
+    with pytest.raises(UserError, match="no log files in nothing"):
+        read()
+
+
+def test_every_line_is_in_one_session_or_counted(plain: Path) -> None:
+    corpus = read(plain)
+    in_sessions = sum(len(session.lines) for session in corpus.sessions)
+    assert in_sessions == corpus.fates["line"] + corpus.fates["late_line"]
+    assert corpus.fates.total() + corpus.reading.rejected.total() == corpus.reading.records == 1_000
+
+
+def test_at_the_end_of_the_input_every_session_closes(plain: Path) -> None:
+    corpus = read(plain)
+    assert all(session.close_reason for session in corpus.sessions)
+    assert "end_of_input" in {session.close_reason for session in corpus.sessions}
