@@ -1,0 +1,1 @@
+"""loggpt-train: recorded logs in, an uncalibrated bundle and a report out."""

@@ -1,0 +1,190 @@
+"""`loggpt-train`: recorded logs → a bundle that is ready to be calibrated."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import orjson
+import torch
+
+from loggpt_stream.errors import UserError
+from loggpt_stream.lines.masks import DEFAULT_RULES
+from loggpt_stream.model.bundle import MANIFEST, Bundle, Meaning, save_bundle
+from loggpt_stream.model.gpt import new_model
+from loggpt_stream.model.scoring import Scorer
+from loggpt_stream.settings import load
+from trainer.abnormal import look_for_abnormal
+from trainer.checkpoint import remove_state
+from trainer.curve import EpochLosses, best_epoch
+from trainer.data import Split, read_history, split_history
+from trainer.learn import Run, learn, seed_all
+from trainer.material import Material, fit_tokenizer, make_material, share_material
+from trainer.progress import Progress
+from trainer.report import Counts, count, told_counts, told_result, write_report
+from trainer.settings import TrainerSettings, what_decides
+from trainer.world import World, join_world
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from transformers import GPT2LMHeadModel
+
+    from loggpt_stream.lines.session import Session
+    from loggpt_stream.model.tokenizer import LineTokenizer
+
+_DESCRIPTION: Final = """\
+Learn from recorded OpenStack logs how sessions (VM instances, requests) normally go, and write a bundle.
+
+  loggpt-train --out bundle /var/log/nova/             files, whole directories, .gz .xz .zst, text or JSON lines
+  xzcat day.log.xz | loggpt-train --out bundle -       standard input
+  loggpt-train --topic openstack-logs --from 2026-11-01 --to 2026-11-15T12:00 --kafka.bootstrap broker:9092
+  loggpt-train --labels labels.csv --select split=train --exclude failed=1 --out bundle nova.log.xz
+  torchrun --nproc-per-node 2 -m trainer.cli --out bundle /var/log/nova/        two processes (or GPUs) share the work
+
+No labels are needed: most of what was recorded should be normal, and the summary says how much of it does not look so.
+A run that was cut off goes on where it was when the same command is given again. Beside the bundle it leaves
+<out>-report/ with learning_curve.png and training_report.json.
+
+The bundle is not calibrated yet. Next: loggpt-calibrate --bundle bundle INPUT, and then loggpt-stream run.
+Every setting may also stand in a YAML file (--config, see configs/trainer.yaml) or in LOGGPT_* variables."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as `argv` (default: the process's) says; return the exit code."""
+    try:
+        settings = load(
+            TrainerSettings,
+            sys.argv[1:] if argv is None else argv,
+            prog="loggpt-train",
+            description=_DESCRIPTION,
+        )
+        train(settings)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last finished epoch", file=sys.stderr)
+        return 130
+    return 0
+
+
+def train(settings: TrainerSettings) -> None:
+    """Read, split, tokenize, learn, write the bundle, report. Raises `UserError` for what the user can mend."""
+    _be_repeatable()
+    with join_world(settings.device, settings.threads) as world, Progress(speaks=world.first).shown() as progress:
+        prepared, material = _prepare_for_all(settings, world, progress)
+        seed_all(settings.seed)
+        model = new_model(
+            settings.model.shape(),
+            vocabulary_size=material.vocabulary_size,
+            end_id=material.end_id,
+        )
+        run = _run(settings, material, world)
+        if world.first and not settings.resume:
+            remove_state(run.checkpoint)
+        curve = learn(model, material, run, world, progress)
+        if prepared is None:
+            return
+        look = look_for_abnormal(prepared.split.train, Scorer(model, prepared.tokenizer, world.device))
+        bundle = _save(settings, prepared, model, curve, world)
+        write_report(settings, bundle, prepared.counts, curve, look)
+        remove_state(run.checkpoint)
+        for line in told_result(settings, bundle, curve, look):
+            progress.say(line)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What the first process made of the history."""
+
+    split: Split
+    tokenizer: LineTokenizer
+    material: Material
+    counts: Counts
+
+
+def _prepare_for_all(settings: TrainerSettings, world: World, progress: Progress) -> tuple[_Prepared | None, Material]:
+    """Prepare in the first process (standard input can be read only once) and share what the others need."""
+    if not world.first:
+        return None, share_material(world, None)
+    try:
+        prepared = _prepare(settings, progress)
+    except UserError:
+        world.share([])  # the others are waiting: they end too
+        raise
+    return prepared, share_material(world, prepared.material)
+
+
+def _prepare(settings: TrainerSettings, progress: Progress) -> _Prepared:
+    _require_place_for_bundle(settings.out)
+    corpus = read_history(settings, progress.reading)
+    split = split_history(corpus, settings)
+    tokenizer = fit_tokenizer(split.train, settings.tokenizer)
+    counts = count(corpus, split, tokenizer)
+    for line in told_counts(counts):
+        progress.say(line)
+    material = make_material(split.train, split.validation, tokenizer, settings.model.context_tokens)
+    return _Prepared(split, tokenizer, material, counts)
+
+
+def _run(settings: TrainerSettings, material: Material, world: World) -> Run:
+    decides = {**what_decides(settings), "data": material.digest(), "processes": world.size}
+    identity = hashlib.sha256(orjson.dumps(decides, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    max_s = settings.max_minutes * 60 if settings.max_minutes else math.inf
+    return Run(identity, settings.seed, settings.training, max_s, settings.checkpoint_directory)
+
+
+def _save(
+    settings: TrainerSettings, prepared: _Prepared, model: GPT2LMHeadModel, curve: Sequence[EpochLosses], world: World
+) -> Bundle:
+    """Write the bundle. What it states of its training holds no times and no paths: same seed, same fingerprint."""
+    counts = prepared.counts
+    return save_bundle(
+        settings.out,
+        model=model,
+        tokenizer=prepared.tokenizer.tokenizer,
+        meaning=Meaning(DEFAULT_RULES, settings.sessions.rules(), settings.tokenizer.max_line_tokens),
+        training={
+            **what_decides(settings),
+            "data": prepared.material.digest(),
+            "processes": world.size,
+            "sessions": counts.kinds,
+            "lines": counts.train_lines,
+            "distinct_lines": counts.distinct_lines,
+            "best_epoch": best_epoch(curve),
+            "epochs": [losses.learned() for losses in curve],
+        },
+        used_sessions={
+            "train": _fingerprints(prepared.split.train),
+            "validation": _fingerprints(prepared.split.validation),
+        },
+    )
+
+
+def _fingerprints(sessions: Sequence[Session]) -> np.ndarray:
+    return np.array([session.fingerprint() for session in sessions], dtype=np.int64)
+
+
+def _require_place_for_bundle(out: Path) -> None:
+    """Raise `UserError` before an hour of training, and not after it, where the bundle has no place."""
+    if (out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).exists()) or (out.exists() and not out.is_dir()):
+        raise UserError(f"--out {out} exists and is not a bundle: name another place.")
+
+
+def _be_repeatable() -> None:
+    # cuBLAS reads this at its first use, and repeats itself only with it.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    # Nothing here reads memory that it did not write, and filling it costs a sixth of the speed.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

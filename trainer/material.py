@@ -1,0 +1,180 @@
+"""Sessions → a fitted tokenizer, and windows of token ids packed into flat tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from loggpt_stream.model.sequence import END_OF_SESSION, Window, windows
+from loggpt_stream.model.tokenizer import LineTokenizer, train_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from loggpt_stream.lines.session import Session
+    from trainer.settings import TokenizerSettings
+    from trainer.world import World
+
+# What a token is to the loss. Given tokens (the first, and context of an end that is scored by itself) are not learned.
+GIVEN: Final = 0
+SEPARATOR: Final = 1
+LINE: Final = 2
+END: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Windows of one split, one after the other, all int64.
+
+    ids_N: token ids. role_N: GIVEN, SEPARATOR, LINE or END. starts_W: where each window starts, and at last N.
+    learned_W, lines_W: learned tokens and lines of each window. count: [sessions].
+    """
+
+    ids_N: Tensor
+    role_N: Tensor
+    starts_W: Tensor
+    learned_W: Tensor
+    lines_W: Tensor
+    count: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all of it."""
+        return (self.ids_N, self.role_N, self.starts_W, self.learned_W, self.lines_W, self.count)
+
+    @property
+    def sessions(self) -> int:
+        """Return how many sessions there are."""
+        return int(self.count)
+
+    @property
+    def windows(self) -> int:
+        """Return how many windows there are."""
+        return len(self.learned_W)
+
+    @property
+    def lines(self) -> int:
+        """Return how many lines there are."""
+        return int(self.lines_W.sum())
+
+    @property
+    def tokens(self) -> int:
+        """Return how many tokens are learned, or count in the loss."""
+        return int(self.learned_W.sum())
+
+    @property
+    def lengths_W(self) -> Tensor:  # noqa: N802 - one length a window
+        """Return the number of tokens of each window."""
+        return self.starts_W.diff()
+
+    def tokens_of(self, chosen: Sequence[int]) -> int:
+        """Return how many tokens are learned from the windows `chosen`."""
+        return int(self.learned_W[chosen].sum())
+
+    def lines_of(self, chosen: Sequence[int]) -> int:
+        """Return how many lines the windows `chosen` have."""
+        return int(self.lines_W[chosen].sum())
+
+    def rows(self, chosen: Sequence[int], pad_id: int) -> tuple[Tensor, Tensor]:
+        """Return `ids_BT` and `role_BT` of the windows `chosen`, padded at the right (padding is GIVEN)."""
+        parts = [slice(int(self.starts_W[i]), int(self.starts_W[i + 1])) for i in chosen]
+        longest = max(part.stop - part.start for part in parts)
+        ids_BT = torch.full((len(parts), longest), pad_id, dtype=torch.int64)
+        role_BT = torch.full((len(parts), longest), GIVEN, dtype=torch.int64)
+        for row, part in enumerate(parts):
+            ids_BT[row, : part.stop - part.start] = self.ids_N[part]
+            role_BT[row, : part.stop - part.start] = self.role_N[part]
+        return ids_BT, role_BT
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """All that learning needs of the data, the same in every process."""
+
+    train: Packed
+    validation: Packed
+    vocabulary_size: int
+    pad_id: int
+    end_id: int
+
+    def digest(self) -> str:
+        """Return 16 hex digits that name this data."""
+        found = hashlib.blake2b(f"{self.vocabulary_size} {self.pad_id} {self.end_id}".encode(), digest_size=8)
+        for packed in (self.train, self.validation):
+            for tensor in packed.tensors:
+                found.update(tensor.numpy().tobytes())
+        return found.hexdigest()
+
+
+def fit_tokenizer(train: Iterable[Session], settings: TokenizerSettings) -> LineTokenizer:
+    """Return a tokenizer fitted to the lines of the training sessions."""
+    fitted = train_tokenizer(
+        (text for session in train for text in session.texts),
+        vocabulary_size=settings.vocabulary_size,
+        piece_vocabulary_size=settings.piece_vocabulary_size,
+    )
+    return LineTokenizer(fitted, max_line_tokens=settings.max_line_tokens)
+
+
+def make_material(
+    train: Sequence[Session], validation: Sequence[Session], tokenizer: LineTokenizer, context_tokens: int
+) -> Material:
+    """Return the windows of both splits."""
+    return Material(
+        _packed(train, tokenizer, context_tokens),
+        _packed(validation, tokenizer, context_tokens),
+        tokenizer.vocabulary_size,
+        tokenizer.pad_id,
+        tokenizer.end_id,
+    )
+
+
+def share_material(world: World, material: Material | None) -> Material:
+    """Return the first process's material in every process; the others give None.
+
+    Raises `SystemExit` in the others where the first one, which has said why, called it off with `world.share([])`.
+    """
+    tensors = None
+    if material is not None:
+        sizes = torch.tensor([material.vocabulary_size, material.pad_id, material.end_id])
+        tensors = [sizes, *material.train.tensors, *material.validation.tensors]
+    shared = world.share(tensors)
+    if not shared:
+        raise SystemExit(2)
+    sizes, *parts = shared
+    vocabulary_size, pad_id, end_id = (int(size) for size in sizes)
+    half = len(parts) // 2
+    return Material(Packed(*parts[:half]), Packed(*parts[half:]), vocabulary_size, pad_id, end_id)
+
+
+def _packed(sessions: Sequence[Session], tokenizer: LineTokenizer, context_tokens: int) -> Packed:
+    ids: list[int] = []
+    roles: list[int] = []
+    starts, learned, lines = [0], [], []
+    for session in sessions:
+        for window in windows(session.kind, session.texts, tokenizer, context_tokens):
+            window_roles = list(_roles(window))
+            ids += window.ids_T
+            roles += window_roles
+            starts.append(len(ids))
+            learned.append(sum(role != GIVEN for role in window_roles))
+            lines.append(len({whose for whose in window.line_T if whose >= 0}))
+    parts = (ids, roles, starts, learned, lines, [len(sessions)])
+    return Packed(*(torch.tensor(values, dtype=torch.int64) for values in parts))
+
+
+def _roles(window: Window) -> Iterator[int]:
+    # A window without a line of its own is the tail of a long session: only its end is new, the rest is context.
+    only_end = not any(whose >= 0 for whose in window.line_T)
+    for place, whose in enumerate(window.line_T):
+        if whose == END_OF_SESSION:
+            yield END
+        elif only_end or place == 0:
+            yield GIVEN
+        else:
+            yield LINE if whose >= 0 else SEPARATOR
