@@ -1,0 +1,274 @@
+"""The `loggpt-calibrate` command: choose thresholds, and evaluate them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
+
+import torch
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_settings import CliPositionalArg
+
+from calibrate import report
+from calibrate.evaluation import evaluate_kinds, groups_of
+from calibrate.kinds import DEFAULT_FALSE_ALARM_RATE, Wishes, calibrate_kinds
+from calibrate.sessions import held_out_sessions, refuse_known, score_sessions, select
+from loggpt_stream.errors import UserError
+from loggpt_stream.history.corpus import read_corpus
+from loggpt_stream.history.labels import read_labels
+from loggpt_stream.lines.decode import known_shape
+from loggpt_stream.logs import configure, get_logger
+from loggpt_stream.model.bundle import load_bundle, save_calibrated
+from loggpt_stream.model.gpt import choose_device
+from loggpt_stream.settings import Settings, load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loggpt_stream.history.corpus import Corpus
+    from loggpt_stream.history.labels import Labels
+    from loggpt_stream.model.bundle import Bundle
+    from loggpt_stream.model.scoring import Scorer
+
+_CALIBRATE_HELP: Final = """\
+Choose the threshold above which a session is anomalous, write it into the bundle, and report what to expect of it.
+`loggpt-calibrate evaluate` then measures the result on sessions that nobody has seen (see its own --help).
+
+No labels, and only the log files that the model was trained from: use the sessions that the trainer held out (it never
+learned from them; it only watched their loss to know when to stop):
+
+  loggpt-calibrate --bundle bundle --held-out /var/log/nova/
+
+No labels, other logs of ordinary days. The threshold is the one that 1 in 100 normal sessions exceeds:
+
+  loggpt-calibrate --bundle bundle --false-alarm-rate 0.01 later.log.gz
+
+Labels: a CSV whose first column is the session key (instance UUID, request id, session id), with 1 or 0 in a column
+for anomalous. The threshold is the one with the highest F1, or with the least cost if a cost is stated:
+
+  loggpt-calibrate --bundle bundle --out calibrated --labels labels.csv --select split=val history.log.xz
+  loggpt-calibrate --bundle bundle --out calibrated --labels labels.csv --select split=val \\
+      --cost-miss 50 --cost-false-alarm 1 history.log.xz
+
+Then:
+
+  loggpt-calibrate evaluate --bundle calibrated --labels labels.csv --select split=test history.log.xz
+
+Each session kind (instance, request, explicit, window) has its own threshold. With labels, kinds without labels of both
+classes are not judged, unless --false-alarm-rate says by what rate they shall be. Without labels the rate is
+0.01 if none is stated. Sessions that the model learned from are refused.
+
+The report folder holds calibration_report.md (read this first), loss_distribution.png, roc_curve.png,
+precision_recall_curve.png (both with labels only), threshold_sweep.csv and optimal_threshold.txt. With several kinds,
+figures of all but the primary kind end in -<kind>."""
+
+_EVALUATE_HELP: Final = """\
+Score a test split once with a calibrated bundle, and compare its verdicts with labels.
+
+  loggpt-calibrate evaluate --bundle bundle --labels labels.csv --select split=test history.log.xz
+  loggpt-calibrate evaluate --bundle bundle --labels labels.csv --select split=test --group-column test runs.jsonl.xz
+
+Sessions that were in training, validation or calibration are refused: figures from them would flatter the model. Choose
+nothing by these figures; whoever does needs another test split.
+
+The report folder holds evaluation_report.md (read this first), roc_curve_final.png (ROC and precision-recall side by
+side; of other kinds than the one with most sessions: roc_curve_final-<kind>.png) and evaluation.json: AUC-ROC, AUC-PR,
+precision, recall, F1 and confusion matrix at the bundle's threshold, with bootstrap intervals, the false-alarm rate
+promised and observed, and what simple detectors reach on the same sessions: counting ERROR lines, session length."""
+
+Kind = Literal["explicit", "instance", "request", "window"]
+
+
+class ScoringSettings(Settings):
+    """What both commands need."""
+
+    inputs: CliPositionalArg[list[str]] = Field(
+        [], description="log files (plain, .gz, .xz, .zst; text or JSON lines), directories of them, or - for stdin"
+    )
+    bundle: Path = Field(Path("bundle"), description="directory of the bundle, made by loggpt-train")
+    report: Path | None = Field(None, description="directory of the report (beside the bundle)")
+    labels: Path | None = Field(None, description="CSV whose first column is the session key or group")
+    anomaly_column: str = Field(
+        "failed", description="label column that is 1 for anomalous sessions and 0 for normal ones"
+    )
+    select: dict[str, str] = Field({}, description="take only sessions with these labels: COLUMN=VALUE")
+    kinds: list[Kind] = Field([], description="take only sessions of these kinds (all)")
+    shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
+        None, description="pin the record shape instead of recognising each record"
+    )
+    device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N")
+    threads: int | None = Field(None, gt=0, description="CPU threads (torch decides: one a core)")
+    batch_tokens: int = Field(8192, ge=64, description="a scoring batch holds at most so many tokens")
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if not self.inputs:
+            raise ValueError("nothing to read: name log files, directories, or - for stdin")
+        if self.select and self.labels is None:
+            raise ValueError("select names columns of a label file: give labels too")
+        return self
+
+
+class CalibrateSettings(ScoringSettings):
+    """Settings of `loggpt-calibrate`."""
+
+    out: Path | None = Field(None, description="directory of the calibrated bundle (the bundle itself)")
+    held_out: bool = Field(False, description="take exactly the sessions that the trainer held out of the same logs")  # noqa: FBT003 - a default
+    false_alarm_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description=f"without labels: share of normal sessions that may alarm ({DEFAULT_FALSE_ALARM_RATE:g})",
+    )
+    cost_miss: float | None = Field(None, ge=0, description="with labels: cost of a missed anomaly; least cost, not F1")
+    cost_false_alarm: float | None = Field(
+        None, ge=0, description="with labels: cost of a false alarm (1 beside cost-miss)"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.labels is None and not (self.cost_miss is None and self.cost_false_alarm is None):
+            raise ValueError("cost_miss and cost_false_alarm weigh labelled sessions: give labels too")
+        if self.cost_miss == 0 and self.cost_false_alarm == 0:
+            raise ValueError("cost_miss and cost_false_alarm: one of them must be greater than 0")
+        if self.report_directory.is_relative_to(self.destination):
+            raise ValueError(f"report {self.report_directory}: must not be inside the bundle, which is sealed")
+        return self
+
+    @property
+    def destination(self) -> Path:
+        """Return where the calibrated bundle goes."""
+        return (self.out or self.bundle).absolute()
+
+    @property
+    def report_directory(self) -> Path:
+        """Return where the report goes."""
+        return (self.report or self.destination.with_name(self.destination.name + "-calibration")).absolute()
+
+
+class EvaluateSettings(ScoringSettings):
+    """Settings of `loggpt-calibrate evaluate`."""
+
+    labels: Path = Field(description="CSV whose first column is the session key or group")
+    group_column: str | None = Field(None, description="label column of what belongs together, for the intervals")
+    seed: int = Field(42, ge=0, description="of the resamples behind the intervals")
+
+    @property
+    def report_directory(self) -> Path:
+        """Return where the report goes."""
+        bundle = self.bundle.absolute()
+        return (self.report or bundle.with_name(bundle.name + "-evaluation")).absolute()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Calibrate, or evaluate where the first argument says so; return the exit code."""
+    command, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    configure()
+    try:
+        if command == "evaluate":
+            return evaluate(rest)
+        return calibrate(rest if command == "calibrate" else [command, *rest])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def calibrate(argv: Sequence[str]) -> int:
+    """Choose thresholds on sessions that the model did not learn from, and write them into a bundle."""
+    settings = load(CalibrateSettings, argv, prog="loggpt-calibrate", description=_CALIBRATE_HELP)
+    bundle = load_bundle(settings.bundle, calibrated=False)
+    labels = _labels(settings)
+    wishes = Wishes(settings.false_alarm_rate, settings.cost_miss, settings.cost_false_alarm)
+
+    corpus = _read(settings, bundle)
+    only = held_out_sessions(bundle) if settings.held_out else None
+    selection = select(corpus, labels, settings.select, kinds=settings.kinds, only=only)
+    refuse_known(
+        selection.sessions,
+        bundle,
+        ("train",),
+        "Name logs that it did not learn from, choose others by --labels and --select, or give --held-out to use "
+        "exactly the sessions that the trainer held out.",
+    )
+    scored = score_sessions(selection.sessions, _scorer(settings, bundle), labels, settings.anomaly_column)
+    outcome = calibrate_kinds(scored, wishes, labelled=labels is not None)
+    saved = save_calibrated(
+        bundle, settings.destination, calibration=outcome.calibration(), calibration_sessions=outcome.fingerprints()
+    )
+    origin = _origin(settings, bundle, len(selection.sessions))
+    report.write_calibration(settings.report_directory, outcome, selection, saved, origin)
+
+    print(origin)
+    print("\n".join(report.calibration_summary(outcome, selection)))
+    print(f"bundle {saved.path}, calibrated; report in {settings.report_directory}")
+    return 0
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Measure a calibrated bundle on sessions that had no part in it."""
+    settings = load(EvaluateSettings, argv, prog="loggpt-calibrate evaluate", description=_EVALUATE_HELP)
+    bundle = load_bundle(settings.bundle)
+    if bundle.calibration is None:
+        raise AssertionError("load_bundle let an uncalibrated bundle through")
+    labels = _labels(settings, settings.group_column)
+
+    corpus = _read(settings, bundle)
+    selection = select(corpus, labels, settings.select, kinds=settings.kinds)
+    refuse_known(
+        selection.sessions,
+        bundle,
+        ("train", "validation", "calibration"),
+        "Name logs that it has never seen, or choose others by --select.",
+    )
+    scored = score_sessions(selection.sessions, _scorer(settings, bundle), labels, settings.anomaly_column)
+    groups = groups_of(selection.sessions, labels, settings.group_column)
+    evaluation = evaluate_kinds(scored, bundle.calibration, groups, seed=settings.seed)
+    report.write_evaluation(settings.report_directory, evaluation, selection, bundle)
+
+    print("\n".join(report.evaluation_summary(evaluation)))
+    print(f"report in {settings.report_directory}")
+    return 0
+
+
+def _read(settings: ScoringSettings, bundle: Bundle) -> Corpus:
+    """Read the input to sessions, by the bundle's own session rules and masks."""
+    log = get_logger(__name__)
+    log.info("reading_started", inputs=settings.inputs)
+    corpus = read_corpus(settings.inputs, bundle.meaning.session_rules, bundle.meaning.mask_rules, shape=settings.shape)
+    log.info("reading_done", records=corpus.reading.records, sessions=len(corpus.sessions))
+    return corpus
+
+
+def _labels(settings: ScoringSettings, *columns: str | None) -> Labels | None:
+    """Read the labels; a column that is not there is told before hours of logs are read."""
+    if settings.labels is None:
+        return None
+    labels = read_labels(str(settings.labels))
+    for column in (settings.anomaly_column, *settings.select, *columns):
+        if column:
+            labels.require(column)
+    return labels
+
+
+def _scorer(settings: ScoringSettings, bundle: Bundle) -> Scorer:
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    return bundle.scorer(choose_device(settings.device), batch_tokens=settings.batch_tokens)
+
+
+def _origin(settings: CalibrateSettings, bundle: Bundle, sessions: int) -> str:
+    """Return which sessions were taken, and what that means."""
+    if not settings.held_out:
+        return "None of them was in the sessions that the model learned from."
+    return (
+        f"--held-out: these are {sessions:,} of the {bundle.used_sessions['validation'].size:,} sessions that the "
+        "trainer held out for validation. The model never learned from them; their loss only decided when to stop, "
+        "which makes their scores slightly low. Later logs make a better calibration."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

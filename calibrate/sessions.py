@@ -1,0 +1,183 @@
+"""Recorded sessions: which take part, which must not because the model knows them, and how each scores."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from loggpt_stream.errors import UserError
+from loggpt_stream.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from loggpt_stream.history.corpus import Corpus
+    from loggpt_stream.history.labels import Labels
+    from loggpt_stream.lines.session import Session
+    from loggpt_stream.model.bundle import Bundle
+    from loggpt_stream.model.scoring import Scorer
+
+_BATCH_SESSIONS: Final = 256
+_PROGRESS_S: Final = 5.0
+_EXAMPLES: Final = 3
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """How many sessions of a kind the input holds, over how long (seconds from the first line to the last)."""
+
+    sessions: int
+    span_s: float
+
+    @property
+    def per_day(self) -> float | None:
+        """Return sessions a day, or None where the input is too short to tell."""
+        return self.sessions / self.span_s * 86400 if self.span_s > 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Sessions that take part. left_out counts the others by why; traffic is that of all of them, by kind."""
+
+    sessions: list[Session]
+    left_out: Counter[str]
+    traffic: dict[str, Traffic]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSession:
+    """A session with its statistics (nats, by name).
+
+    truth: True for anomalous, False for normal, None for unknown. worst_line, worst_loss: index and nats of its most
+    surprising line. content: equal where two sessions read alike (same masked lines).
+    """
+
+    session: Session = field(repr=False)
+    statistics: dict[str, float]
+    truth: bool | None
+    worst_line: int
+    worst_loss: float
+    content: bytes
+
+
+def select(
+    corpus: Corpus,
+    labels: Labels | None,
+    where: Mapping[str, str],
+    *,
+    kinds: Sequence[str] = (),
+    only: np.ndarray | None = None,
+) -> Selection:
+    """Return the sessions that take part: not late, of `kinds` (if any), with these labels, fingerprints in `only`.
+
+    Raises `UserError` where none is left.
+    """
+    wanted = None if only is None else set(only.tolist())
+    left_out: Counter[str] = Counter()
+    chosen: list[Session] = []
+    for session in corpus.sessions:
+        if session.late:
+            left_out["late fragments"] += 1
+        elif kinds and session.kind not in kinds:
+            left_out["of other kinds"] += 1
+        elif labels and where and not labels.matches(session, where):
+            left_out["not selected by their labels"] += 1
+        elif wanted is not None and session.fingerprint() not in wanted:
+            left_out["not held out by the trainer"] += 1
+        else:
+            chosen.append(session)
+    if not chosen:
+        raise UserError(
+            f"no session to score in {corpus.reading.records} records ({len(corpus.sessions)} sessions; left out: "
+            f"{told(left_out) or 'none'}; {corpus.fates['unkeyed']} lines without a session key). "
+            f"{_advice(only)}"
+        )
+    return Selection(chosen, left_out, _traffic(corpus.sessions))
+
+
+def held_out_sessions(bundle: Bundle) -> np.ndarray:
+    """Return the fingerprints of the trainer's validation sessions. Raises `UserError` where it held none out."""
+    held_out = bundle.used_sessions["validation"]
+    if not held_out.size:
+        raise UserError(
+            f"--held-out: the trainer of {bundle.path} held no sessions out. Calibrate on other logs, or train again."
+        )
+    return held_out
+
+
+def refuse_known(sessions: Sequence[Session], bundle: Bundle, roles: Sequence[str], advice: str) -> None:
+    """Raise `UserError` where sessions were used in one of `roles`, saying how many, which, and what to do."""
+    prints_N = np.array([session.fingerprint() for session in sessions], dtype=np.int64)
+    for role in roles:
+        known = np.flatnonzero(np.isin(prints_N, bundle.used_sessions[role]))
+        if known.size:
+            keys = ", ".join(f"{sessions[i].kind} {sessions[i].key}" for i in known[:_EXAMPLES])
+            more = ", …" if known.size > _EXAMPLES else ""
+            raise UserError(
+                f"{known.size} of the {len(sessions)} sessions are {role} sessions of this bundle ({keys}{more}): "
+                f"figures from them would flatter the model. {advice}"
+            )
+
+
+def score_sessions(
+    sessions: Sequence[Session], scorer: Scorer, labels: Labels | None, anomaly_column: str
+) -> list[ScoredSession]:
+    """Return each session with its statistics. Raises `UserError` where the model or a label is unusable."""
+    found: list[ScoredSession] = []
+    shown_s = time.monotonic()
+    for start in range(0, len(sessions), _BATCH_SESSIONS):
+        batch = sessions[start : start + _BATCH_SESSIONS]
+        try:
+            scores = scorer.score(batch)
+        except FloatingPointError as error:
+            raise UserError(f"{error}. Train again, with a smaller learning rate if it happens again.") from error
+        for session, score in zip(batch, scores, strict=True):
+            worst = int(np.argmax(score.line_losses_L))
+            found.append(
+                ScoredSession(
+                    session,
+                    score.statistics,
+                    labels.anomalous(session, anomaly_column) if labels else None,
+                    worst,
+                    float(score.line_losses_L[worst]),
+                    hashlib.blake2b("\n".join(session.texts).encode(errors="replace"), digest_size=16).digest(),
+                )
+            )
+        if time.monotonic() - shown_s > _PROGRESS_S:
+            shown_s = time.monotonic()
+            _log.info("sessions_scored", done=len(found), of=len(sessions))
+    return found
+
+
+def by_kind(scored: Sequence[ScoredSession]) -> dict[str, list[ScoredSession]]:
+    """Return the sessions of each kind, kinds in order of their name."""
+    kinds = sorted({each.session.kind for each in scored})
+    return {kind: [each for each in scored if each.session.kind == kind] for kind in kinds}
+
+
+def told(counts: Counter[str]) -> str:
+    """Return counts in words."""
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+def _traffic(sessions: Sequence[Session]) -> dict[str, Traffic]:
+    found = {}
+    for kind in sorted({session.kind for session in sessions}):
+        mine = [session for session in sessions if session.kind == kind and not session.late]
+        if mine:
+            span_s = max(session.last_seen_s for session in mine) - min(session.opened_s for session in mine)
+            found[kind] = Traffic(len(mine), span_s)
+    return found
+
+
+def _advice(only: np.ndarray | None) -> str:
+    if only is not None:
+        return "With --held-out, name the same log files that the bundle was trained from."
+    return "Are these the right logs, and the right labels?"
