@@ -1,0 +1,60 @@
+"""What every test may use: a real Kafka, started once per test process and only if a test asks for it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.kafka_server import KafkaServer, missing_programs
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+_BROKER_LOG_LINES = 40
+
+
+def in_ci() -> bool:
+    """Return whether this is a CI run, where a missing program is a failure and not a reason to skip."""
+    return os.environ.get("CI", "").lower() not in {"", "0", "false"}
+
+
+def skip_or_fail(reason: str) -> None:
+    """Skip the running test for this reason; in CI, fail it."""
+    if in_ci():
+        pytest.fail(f"{reason} (with CI set, nothing may be missing)", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def kafka_programs() -> None:
+    """Skip, or in CI fail, what needs Kafka on a machine without Java or Maven."""
+    missing = missing_programs()
+    if missing:
+        skip_or_fail(missing)
+
+
+@pytest.fixture(scope="session")
+def kafka(kafka_programs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """One broker for all tests of this process: name topics, groups and transactional ids with `unique_name`."""
+    del kafka_programs
+    with KafkaServer(tmp_path_factory.mktemp("kafka")) as server:
+        yield server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a broker, so that `-m "not kafka"` leaves it out."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "kafka_programs" in item.fixturenames:
+            item.add_marker(pytest.mark.kafka)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the broker's own log beside a failed test that used it."""
+    report = yield
+    server = getattr(item, "funcargs", {}).get("kafka")
+    if report.failed and isinstance(server, KafkaServer):
+        report.sections.append(("Apache Kafka", server.broker_logs(_BROKER_LOG_LINES)))
+    return report
