@@ -1,0 +1,208 @@
+"""A scored, anomalous session → the alert: ECS fields in the value, CloudEvents 1.0 (Kafka binding, binary) headers."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import orjson
+
+if TYPE_CHECKING:
+    from loggpt_stream.lines.session import Session
+    from loggpt_stream.model.bundle import Bundle
+    from loggpt_stream.model.calibration import Verdict
+    from loggpt_stream.model.scoring import SessionScore
+
+ECS_VERSION: Final = "9.1.0"
+CE_TYPE: Final = "io.loggpt.session.anomaly.v1"
+DATA_SCHEMA: Final = "urn:loggpt-stream:alert:1"
+TOP_LINES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A session with its score and verdict, and the input partition it came from."""
+
+    topic: str
+    partition: int
+    session: Session
+    score: SessionScore
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What goes to a topic."""
+
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of the alert's value."""
+    parsed: dict[str, Any] = orjson.loads(files("loggpt_stream.daemon").joinpath("alert.schema.json").read_bytes())
+    return parsed
+
+
+class AlertWriter:
+    """Writes alerts and score records for one bundle on one cloud."""
+
+    def __init__(self, bundle: Bundle, cluster: str) -> None:
+        """`bundle` must be calibrated."""
+        if bundle.calibration is None:
+            raise ValueError("alerts need a calibrated bundle")
+        self._model = bundle.model_fingerprint
+        self._calibration = bundle.calibration.id
+        self._cluster = cluster
+
+    def event_id(self, judged: Judged) -> str:
+        """Return 32 hex digits, the same whenever this session is judged by this model: consumers deduplicate on it."""
+        session = judged.session
+        parts = (judged.topic, judged.partition, session.kind, session.key, session.first_offset, session.part)
+        name = "\0".join(map(str, (*parts, self._model, self._calibration, "final")))
+        return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+    def alert(self, judged: Judged, created_s: float) -> Message:
+        """Return the alert of an anomalous session. `created_s` is now (epoch seconds)."""
+        session, verdict = judged.session, judged.verdict
+        event_id = self.event_id(judged)
+        start_s = min(line.time_s for line in session.lines)
+        end_s = max(line.time_s for line in session.lines)
+        top = self._top_lines(judged)
+        reason = _reason(judged)
+        name = f"{session.kind} {session.key}"
+        value: dict[str, Any] = {
+            "@timestamp": _iso(end_s),
+            "message": f"Abnormal log session of {name}: {reason}",
+            "ecs": {"version": ECS_VERSION},
+            "event": {
+                "kind": "alert",
+                "category": ["host"],
+                "type": ["info"],
+                "action": "session-anomaly",
+                "dataset": "loggpt.session",
+                "module": "loggpt",
+                "id": event_id,
+                "start": _iso(start_s),
+                "end": _iso(end_s),
+                "duration": round((end_s - start_s) * 1e9),
+                "created": _iso(created_s),
+                "severity": _severity(verdict),
+                "risk_score": verdict.score,
+                "risk_score_norm": round(100 * (1 - (verdict.p_value or 0.0)), 2),
+                "reason": reason,
+            },
+            "rule": {
+                "id": f"{self._model}/{self._calibration}",
+                "name": f"loggpt {verdict.statistic}",
+                "version": self._calibration,
+            },
+            "cloud": {"provider": "openstack"},
+            "labels": {"cluster": self._cluster, "session_kind": session.kind, "close_reason": session.close_reason},
+            "loggpt": {
+                "score": verdict.score,
+                "threshold": verdict.threshold,
+                "p_value": verdict.p_value,
+                "statistic": verdict.statistic,
+                "statistics": judged.score.statistics,
+                "stage": "final",
+                "model": {"fingerprint": self._model},
+                "calibration": {"id": self._calibration},
+                "session": self._session(judged),
+                "top_lines": top,
+            },
+        }
+        if session.kind == "instance":
+            value["cloud"]["instance"] = {"id": session.key}
+        if session.project_id:
+            value["cloud"]["project"] = {"id": session.project_id}
+        if session.hosts:
+            value["host"] = {"name": session.hosts[0]}
+            value["related"] = {"hosts": session.hosts}
+        key = session.key.encode()
+        headers = (
+            ("content-type", b"application/json"),
+            ("ce_specversion", b"1.0"),
+            ("ce_id", event_id.encode()),
+            ("ce_source", f"/loggpt-stream/{self._cluster}".encode()),
+            ("ce_type", CE_TYPE.encode()),
+            ("ce_time", _iso(end_s).encode()),
+            ("ce_subject", key),
+            ("ce_partitionkey", key),
+            ("ce_dataschema", DATA_SCHEMA.encode()),
+        )
+        return Message(key, orjson.dumps(value), headers)
+
+    def score_record(self, judged: Judged) -> Message:
+        """Return the score of any session, for the score topic and for measurement."""
+        verdict = judged.verdict
+        value = {
+            "id": self.event_id(judged),
+            "anomalous": verdict.anomalous,
+            "unjudged": verdict.unjudged,
+            "score": verdict.score,
+            "threshold": verdict.threshold,
+            "p_value": verdict.p_value,
+            "statistics": judged.score.statistics,
+            "session": {**self._session(judged), "group": judged.session.group},
+        }
+        return Message(judged.session.key.encode(), orjson.dumps(value), (("content-type", b"application/json"),))
+
+    def _session(self, judged: Judged) -> dict[str, Any]:
+        session = judged.session
+        return {
+            "key": session.key,
+            "kind": session.kind,
+            "part": session.part,
+            "lines": len(session.lines),
+            "close_reason": session.close_reason,
+            "truncated": session.close_reason in ("max_lines", "max_age", "memory"),
+            "opened_at": _iso(session.opened_s),
+            "closed_at": _iso(session.closed_s),
+            "source": {
+                "topic": judged.topic,
+                "partition": judged.partition,
+                "first_offset": session.first_offset,
+                "last_offset": session.last_offset,
+            },
+        }
+
+    def _top_lines(self, judged: Judged) -> list[dict[str, Any]]:
+        losses_L = judged.score.line_losses_L
+        found = []
+        for index in np.argsort(-losses_L, kind="stable")[:TOP_LINES].tolist():
+            line = judged.session.lines[index]
+            found.append(
+                {
+                    "text": line.raw,
+                    "loss": float(losses_L[index]),
+                    "token_losses": [round(loss, 4) for loss in judged.score.token_losses[index].tolist()],
+                    "timestamp": _iso(line.time_s),
+                    "source": {"topic": judged.topic, "partition": judged.partition, "offset": line.offset},
+                }
+            )
+        return found
+
+
+def _reason(judged: Judged) -> str:
+    verdict, statistics = judged.verdict, judged.score.statistics
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in statistics.items())
+    return f"{verdict.statistic} score {verdict.score:.2f} is above the threshold {verdict.threshold:.2f} ({parts})"
+
+
+def _severity(verdict: Verdict) -> int:
+    """Return 1 to 99: 50 at the threshold, more the further above it."""
+    score, threshold = verdict.score or 0.0, verdict.threshold or 0.0
+    ratio = score / threshold if threshold > 0 else 1.0
+    return round(min(99.0, max(1.0, 100 * ratio / (1 + ratio))))
+
+
+def _iso(time_s: float) -> str:
+    """Return RFC 3339 in UTC with milliseconds. A time outside the calendar (bad clocks) becomes its nearest edge."""
+    bounded = min(max(time_s, 0.0), 253402300799.0)
+    return datetime.fromtimestamp(bounded, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

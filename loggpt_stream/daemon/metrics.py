@@ -1,0 +1,56 @@
+"""Prometheus metrics of the daemon."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_LATENCY_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BATCH_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+
+class Metrics:
+    """All metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        """Register every metric at zero."""
+        self.registry = registry = CollectorRegistry()
+        self.records = Counter("loggpt_records", "Records read from the input topic", registry=registry)
+        self.lines = Counter("loggpt_lines", "Log lines, by what became of them", ["fate"], registry=registry)
+        self.sessions_closed = Counter(
+            "loggpt_sessions_closed", "Sessions closed, by kind and reason", ["kind", "reason"], registry=registry
+        )
+        self.sessions_scored = Counter(
+            "loggpt_sessions_scored", "Sessions scored, by kind and verdict", ["kind", "verdict"], registry=registry
+        )
+        self.sessions_open = Gauge("loggpt_sessions_open", "Sessions open now", registry=registry)
+        self.lines_open = Gauge("loggpt_lines_open", "Lines of open sessions now", registry=registry)
+        self.sessions_pending = Gauge(
+            "loggpt_sessions_pending", "Closed sessions not yet scored and published", registry=registry
+        )
+        self.lag = Gauge(
+            "loggpt_consumer_lag_records", "Records behind the end of the partition", ["partition"], registry=registry
+        )
+        self.watermark = Gauge(
+            "loggpt_watermark_seconds", "Record time reached (epoch seconds)", ["partition"], registry=registry
+        )
+        self.batch_sessions = Histogram(
+            "loggpt_batch_sessions", "Sessions in a scoring batch", buckets=_BATCH_BUCKETS, registry=registry
+        )
+        self.score_seconds = Histogram(
+            "loggpt_score_seconds", "Time to score a batch", buckets=_LATENCY_BUCKETS_S, registry=registry
+        )
+        self.publish_seconds = Histogram(
+            "loggpt_close_to_publish_seconds",
+            "Time from a session's close to its published verdict",
+            buckets=_LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.alerts = Counter("loggpt_alerts", "Alerts published, by kind", ["kind"], registry=registry)
+        self.dead_letters = Counter(
+            "loggpt_dead_letters", "Records sent to the dead letter topic, by reason", ["reason"], registry=registry
+        )
+        self.commits = Counter("loggpt_commits", "Offset commits, by result", ["result"], registry=registry)
+        self.rebalances = Counter("loggpt_rebalances", "Partition assignments received", registry=registry)
+        self.broker_up = Gauge("loggpt_broker_up", "1 while the broker answers", registry=registry)

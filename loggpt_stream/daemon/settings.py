@@ -1,0 +1,49 @@
+"""Settings of the daemon: placement only. What scoring means comes from the bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from loggpt_stream.lines.decode import known_shape
+from loggpt_stream.logs import LogFormat
+from loggpt_stream.settings import KafkaSettings, Settings
+
+
+class DaemonSettings(Settings):
+    """Settings of `loggpt-stream run`."""
+
+    kafka: KafkaSettings = KafkaSettings()
+    bundle: Path = Field(Path("bundle"), description="calibrated bundle: a directory made by loggpt-calibrate")
+    input_topic: str = Field("openstack-logs", description="topic with raw log records, keyed by session if it can be")
+    alert_topic: str = Field("loggpt-alerts", description="topic for alerts")
+    dead_letter_topic: str = Field("loggpt-dead-letters", description="topic for records that hold no log event")
+    score_topic: str | None = Field(None, description="topic for the score of every session, alert or not (off)")
+    group: str = Field("loggpt-stream", description="consumer group; daemons of one group share the partitions")
+    start: Literal["earliest", "latest"] = Field("earliest", description="where a new group begins")
+    shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
+        None, description="pin the record shape instead of recognising each record"
+    )
+    cluster: str = Field("openstack", description="name of this cloud, in the alerts' ce_source")
+    device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N")
+    threads: int | None = Field(None, gt=0, description="CPU threads of the scorer (torch decides)")
+    batch_tokens: int = Field(8192, ge=64, description="a scoring batch holds at most so many tokens")
+    batch_wait_s: float = Field(0.5, ge=0, description="a closed session waits at most so long for others to join it")
+    max_pending_sessions: int = Field(
+        5_000, gt=0, description="closed sessions waiting for the scorer; then reading pauses"
+    )
+    max_open_sessions: int = Field(
+        200_000, gt=0, description="open sessions over all partitions; then the quietest closes"
+    )
+    max_open_lines: int = Field(2_000_000, gt=0, description="lines of open sessions over all partitions; likewise")
+    commit_interval_s: float = Field(2.0, gt=0, description="seconds between offset commits")
+    shutdown_grace_s: float = Field(25.0, gt=0, description="on SIGTERM, finish scoring within so many seconds")
+    http_host: str = Field("0.0.0.0", description="address of /metrics and /health")  # noqa: S104 - a service's port
+    http_port: int = Field(9464, ge=0, le=65535, description="port of /metrics and /health; 0 takes any free one")
+    clock_speed: float = Field(
+        1.0, gt=0, description="wall clock seconds count so many times when silent partitions close; for replays only"
+    )
+    log_format: LogFormat = Field("auto", description="console, json, or auto (console on a terminal)")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log event shown")

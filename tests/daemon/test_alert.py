@@ -1,0 +1,103 @@
+"""Alerts: valid against the shipped schema, stable ids, raw lines, hostile text kept harmless."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import numpy as np
+import orjson
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loggpt_stream.daemon.alert import AlertWriter, Judged, schema
+from loggpt_stream.lines.session import Line, Session
+from loggpt_stream.model.calibration import Verdict
+from loggpt_stream.model.scoring import SessionScore
+from tests.tiny_bundle import nova34, tiny_bundle
+
+if TYPE_CHECKING:
+    from loggpt_stream.model.bundle import Bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle", steps=5, alert_share=1.0)
+
+
+@pytest.fixture(scope="module")
+def judged(bundle: Bundle) -> list[Judged]:
+    assert bundle.calibration
+    sessions = nova34().sessions[200:300]
+    scores = bundle.scorer(torch.device("cpu")).score(sessions)
+    return [
+        Judged("input", 3, session, score, bundle.calibration.judge(session.kind, score.statistics))
+        for session, score in zip(sessions, scores, strict=True)
+    ]
+
+
+def test_alerts_of_real_sessions_are_valid(bundle: Bundle, judged: list[Judged]) -> None:
+    writer = AlertWriter(bundle, "prod")
+    for each in judged:
+        value = orjson.loads(writer.alert(each, created_s=1.8e9).value)
+        jsonschema.validate(value, schema())
+        assert value["cloud"].get("instance", {}).get("id") == (
+            each.session.key if each.session.kind == "instance" else None
+        )
+
+
+def test_the_schema_refuses_a_field_that_it_does_not_know(bundle: Bundle, judged: list[Judged]) -> None:
+    value: dict[str, Any] = orjson.loads(AlertWriter(bundle, "prod").alert(judged[0], created_s=1.8e9).value)
+    value["loggpt"]["invented"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(value, schema())
+
+
+def test_headers_are_cloud_events_and_repeat_the_id(bundle: Bundle, judged: list[Judged]) -> None:
+    message = AlertWriter(bundle, "prod").alert(judged[0], created_s=1.8e9)
+    headers = dict(message.headers)
+    assert headers["content-type"] == b"application/json"
+    assert headers["ce_source"] == b"/loggpt-stream/prod"
+    assert headers["ce_id"].decode() == orjson.loads(message.value)["event"]["id"]
+    assert headers["ce_subject"] == headers["ce_partitionkey"] == message.key == judged[0].session.key.encode()
+
+
+def test_an_id_is_the_same_for_the_same_session_and_differs_for_any_other(bundle: Bundle, judged: list[Judged]) -> None:
+    writer = AlertWriter(bundle, "prod")
+    one = judged[0]
+    later = replace(one, session=replace(one.session, first_offset=one.session.first_offset + 1))
+    others = [replace(one, partition=4), replace(one, topic="other"), later, judged[1]]
+    assert writer.event_id(one) == AlertWriter(bundle, "prod").event_id(one)
+    assert len({writer.event_id(each) for each in [one, *others]}) == 5
+
+
+def test_top_lines_are_the_most_surprising_raw_lines_in_order(bundle: Bundle, judged: list[Judged]) -> None:
+    each = max(judged, key=lambda j: len(j.session.lines))
+    top = orjson.loads(AlertWriter(bundle, "prod").alert(each, created_s=1.8e9).value)["loggpt"]["top_lines"]
+    losses = sorted(each.score.line_losses_L.tolist(), reverse=True)[:5]
+    assert [line["loss"] for line in top] == pytest.approx(losses)
+    raw = {line.offset: line.raw for line in each.session.lines}
+    assert all(raw[line["source"]["offset"]] == line["text"] for line in top)
+    assert all(sum(line["token_losses"]) == pytest.approx(line["loss"], abs=0.01) for line in top)
+
+
+def test_an_uncalibrated_bundle_writes_no_alerts(bundle: Bundle) -> None:
+    with pytest.raises(ValueError, match="calibrated"):
+        AlertWriter(replace(bundle, calibration=None), "prod")
+
+
+@given(text=st.text(max_size=200), time_s=st.floats(-1e15, 1e15), key=st.text(min_size=1, max_size=50))
+def test_any_text_time_and_key_gives_a_valid_alert(bundle: Bundle, text: str, time_s: float, key: str) -> None:
+    try:
+        (text + key).encode()
+    except UnicodeEncodeError:  # the decoder yields no lone surrogates
+        return
+    session = Session(key, "explicit", time_s, time_s, 0, lines=[Line(time_s, 0, "x", "", text)])
+    session.close_reason = "idle"
+    score = SessionScore(np.array([2.0]), [np.array([2.0])], 1.0, {"mean_line_loss": 2.0})
+    verdict = Verdict(anomalous=True, statistic="mean_line_loss", score=2.0, threshold=1.0, p_value=0.1)
+    message = AlertWriter(bundle, "prod").alert(Judged("t", 0, session, score, verdict), created_s=0.0)
+    jsonschema.validate(orjson.loads(message.value), schema())

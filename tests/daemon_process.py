@@ -1,0 +1,161 @@
+"""The daemon as its users run it: a process of its own, watched through its HTTP port and its log."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Self
+
+import orjson
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from tests.kafka_server import create_topic, unique_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+_START_TIMEOUT_S = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Topics and group of one test."""
+
+    bootstrap: str
+    input: str
+    alerts: str
+    dead_letters: str
+    scores: str
+    group: str
+
+    @classmethod
+    async def create(cls, bootstrap: str, *, partitions: int = 1) -> Topics:
+        """Create fresh topics; `partitions` for the input."""
+        names = [unique_name(stem) for stem in ("input", "alerts", "dead", "scores")]
+        for name in names:
+            await create_topic(bootstrap, name, partitions=partitions if name == names[0] else 1)
+        return cls(bootstrap, names[0], names[1], names[2], names[3], unique_name("group"))
+
+    def flags(self) -> list[str]:
+        """Return the daemon's flags for these topics."""
+        return [
+            *("--kafka.bootstrap", self.bootstrap, "--input-topic", self.input, "--alert-topic", self.alerts),
+            *("--dead-letter-topic", self.dead_letters, "--score-topic", self.scores, "--group", self.group),
+        ]
+
+
+class DaemonProcess:
+    """`loggpt-stream run` from start to exit. The log goes to a file that a failing test can show."""
+
+    def __init__(self, folder: Path, flags: Iterable[str]) -> None:
+        """Start it. `flags` come after the ones that every test wants."""
+        self.log_path = folder / f"{unique_name('daemon')}.log"
+        self._log: IO[bytes] = self.log_path.open("wb")
+        # It dies with the process that started it, however that ends.
+        command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "loggpt_stream", "run"]
+        command += ["--http-port", "0", "--http-host", "127.0.0.1"]
+        self.process = subprocess.Popen(
+            [*command, "--log-format", "json", "--threads", "1", "--commit-interval-s", "0.3", *flags],
+            stderr=self._log,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._log.close()
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the log events so far."""
+        lines = self.log_path.read_bytes().splitlines()
+        return [orjson.loads(line) for line in lines if line.startswith(b"{")]
+
+    async def saw(self, event: str, timeout_s: float = _START_TIMEOUT_S) -> dict[str, Any]:
+        """Wait for a log event and return it."""
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            for each in self.events():
+                if each["event"] == event:
+                    return each
+            if self.process.poll() is not None:
+                break
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"no {event}, exit code {self.process.poll()}; log:\n{self.log_path.read_text()[-6000:]}")
+
+    async def get(self, path: str) -> tuple[int, str]:
+        """Return status and body of a GET from the daemon's HTTP port."""
+        port = (await self.saw("daemon_starting"))["http_port"]
+        return await asyncio.to_thread(_get, f"http://127.0.0.1:{port}{path}")
+
+    async def metric(self, name: str) -> float:
+        """Return a metric, summed over its labels."""
+        _, text = await self.get("/metrics")
+        return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+
+    async def reached(self, name: str, value: float, timeout_s: float = 60.0) -> None:
+        """Wait until a metric is at least `value`."""
+        deadline_s = time.monotonic() + timeout_s
+        while (found := await self.metric(name)) < value:
+            if time.monotonic() > deadline_s or self.process.poll() is not None:
+                raise AssertionError(f"{name} is {found}, not {value}; log:\n{self.log_path.read_text()[-6000:]}")
+            await asyncio.sleep(0.1)
+
+    async def ready(self) -> None:
+        """Wait until the daemon says that it is ready."""
+        await self.saw("partitions_assigned")
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
+        while (await self.get("/health/ready"))[0] != 200:
+            assert time.monotonic() < deadline_s, self.log_path.read_text()[-6000:]
+            await asyncio.sleep(0.1)
+
+    async def terminate(self, timeout_s: float = 40.0) -> int:
+        """Send SIGTERM and return the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return await asyncio.to_thread(self.process.wait, timeout_s)
+
+
+def _get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own daemon on this machine
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+async def produce(
+    bootstrap: str, topic: str, values: Iterable[bytes | None], *, partition: int | None = 0, pace_s: float = 0.0
+) -> None:
+    """Write records in order, optionally one every `pace_s`."""
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=5, max_request_size=2_000_000) as producer:
+        pending = []
+        for value in values:
+            pending.append(await producer.send(topic, value, key=None if value else b"no value", partition=partition))
+            if pace_s:
+                await asyncio.sleep(pace_s)
+        await asyncio.gather(*pending)
+
+
+async def read_all(bootstrap: str, topic: str) -> list[Any]:
+    """Return every record of a topic, as a plain consumer sees them."""
+    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
+        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or {0}]
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        records: list[Any] = []
+        while any([await consumer.position(each) < ends[each] for each in partitions]):
+            for batch in (await consumer.getmany(timeout_ms=500)).values():
+                records += batch
+        return records

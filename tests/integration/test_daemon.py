@@ -1,0 +1,232 @@
+"""The daemon on a real Apache Kafka, with a real (tiny) GPT, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import lzma
+import os
+import signal
+from collections import Counter
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import orjson
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from loggpt_stream import replay
+from loggpt_stream.daemon.alert import schema
+from tests.daemon_process import DaemonProcess, Topics, produce, read_all
+from tests.tiny_bundle import NOVA34, tiny_bundle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from loggpt_stream.model.bundle import Bundle
+    from tests.kafka_server import KafkaServer
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Every session is above the threshold: each one yields an alert, so none can be lost unseen."""
+    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle", alert_share=1.0)
+
+
+@cache
+def nova34_lines(count: int) -> tuple[bytes, ...]:
+    with lzma.open(NOVA34) as stream:
+        return tuple(line.rstrip(b"\n") for line, _ in zip(stream, range(count), strict=False))
+
+
+def replayed(tmp_path: Path, bundle: Bundle, topic: str, lines: tuple[bytes, ...]) -> dict[str, dict[str, Any]]:
+    """Return the score records of an offline pass over the same lines, by event id: the oracle."""
+    log, scores = tmp_path / "golden.log", tmp_path / "scores.jsonl"
+    log.write_bytes(b"\n".join(lines) + b"\n")
+    flags = ["--bundle", str(bundle.path), "--input-topic", topic, "--out", os.devnull, "--scores", str(scores)]
+    assert replay.main([*flags, str(log)]) == 0
+    return {record["id"]: record for record in map(orjson.loads, scores.read_bytes().splitlines())}
+
+
+async def committed(topics: Topics) -> int | None:
+    where = TopicPartition(topics.input, 0)
+    async with AIOKafkaConsumer(
+        bootstrap_servers=topics.bootstrap, group_id=topics.group, enable_auto_commit=False
+    ) as consumer:
+        consumer.assign([where])
+        offset: int | None = await consumer.committed(where)
+        return offset
+
+
+def first_offset(record: dict[str, Any]) -> int:
+    return int(record["session"]["source"]["first_offset"])
+
+
+async def test_kafka_and_replay_give_the_same_sessions_and_scores(
+    kafka: KafkaServer, bundle: Bundle, tmp_path: Path
+) -> None:
+    topics = await Topics.create(kafka.bootstrap)
+    lines = nova34_lines(6_000)
+    expected = replayed(tmp_path, bundle, topics.input, lines)
+    with DaemonProcess(tmp_path, [*topics.flags(), "--bundle", str(bundle.path)]) as daemon:
+        await daemon.ready()
+        await produce(kafka.bootstrap, topics.input, lines)
+        await daemon.reached("loggpt_records_total", len(lines))
+        closed = sum(record["session"]["close_reason"] != "end_of_input" for record in expected.values())
+        await daemon.reached("loggpt_sessions_scored_total", closed)
+        assert await daemon.terminate() == 0
+    scored = [orjson.loads(record.value) for record in await read_all(kafka.bootstrap, topics.scores)]
+    assert len(scored) == closed > 50
+    assert len({record["id"] for record in scored}) == closed
+    for record in scored:
+        oracle = expected[record["id"]]
+        assert record["session"] == oracle["session"]
+        assert record["statistics"] == pytest.approx(oracle["statistics"], abs=1e-4)
+
+
+async def test_each_alert_is_valid_and_shows_the_raw_lines(kafka: KafkaServer, bundle: Bundle, tmp_path: Path) -> None:
+    topics = await Topics.create(kafka.bootstrap)
+    lines = nova34_lines(3_000)
+    with DaemonProcess(tmp_path, [*topics.flags(), "--bundle", str(bundle.path)]) as daemon:
+        await daemon.ready()
+        await produce(kafka.bootstrap, topics.input, lines)
+        await daemon.reached("loggpt_alerts_total", 10)
+        assert await daemon.terminate() == 0
+    alerts = await read_all(kafka.bootstrap, topics.alerts)
+    assert len(alerts) >= 10
+    for record in alerts:
+        value = orjson.loads(record.value)
+        jsonschema.validate(value, schema())
+        headers = dict(record.headers)
+        assert headers["ce_id"].decode() == value["event"]["id"]
+        assert headers["ce_specversion"] == b"1.0"
+        assert record.key.decode() == value["loggpt"]["session"]["key"]
+        for top in value["loggpt"]["top_lines"]:
+            raw = lines[top["source"]["offset"]].decode()
+            assert top["text"].split("\n")[0] == raw
+
+
+async def test_commits_never_pass_an_open_session_and_a_kill_loses_nothing(
+    kafka: KafkaServer, bundle: Bundle, tmp_path: Path
+) -> None:
+    topics = await Topics.create(kafka.bootstrap)
+    lines = nova34_lines(6_000)
+    expected = replayed(tmp_path, bundle, topics.input, lines)
+    flags = [*topics.flags(), "--bundle", str(bundle.path)]
+    with DaemonProcess(tmp_path, flags) as daemon:
+        await daemon.ready()
+        await produce(kafka.bootstrap, topics.input, lines[:3_500])
+        await daemon.reached("loggpt_records_total", 3_500)
+        await asyncio.sleep(1.0)  # a few commits
+        daemon.process.send_signal(signal.SIGKILL)
+        daemon.process.wait()
+    offset = await committed(topics)
+    still_open = [r for r in expected.values() if first_offset(r) < 3_500 <= r["session"]["source"]["last_offset"]]
+    assert still_open, "the kill must hit open sessions"
+    assert offset is not None
+    assert 0 < offset <= min(map(first_offset, still_open))
+    with DaemonProcess(tmp_path, flags) as daemon:
+        await daemon.ready()
+        await produce(kafka.bootstrap, topics.input, lines[3_500:])
+        await daemon.reached("loggpt_records_total", len(lines) - offset)
+        closed = {r["id"] for r in expected.values() if r["session"]["close_reason"] != "end_of_input"}
+        for _ in range(300):
+            alerted = {orjson.loads(r.value)["event"]["id"] for r in await read_all(kafka.bootstrap, topics.alerts)}
+            if {r["id"] for r in expected.values() if r["id"] in closed and not r["unjudged"]} <= alerted:
+                break
+            await asyncio.sleep(0.2)
+        assert await daemon.terminate() == 0
+    judged = {r["id"] for r in expected.values() if r["id"] in closed and not r["unjudged"]}
+    assert judged - alerted == set()
+
+
+async def test_bad_records_become_dead_letters_with_reason_and_origin_and_stop_nothing(
+    kafka: KafkaServer, bundle: Bundle, tmp_path: Path
+) -> None:
+    topics = await Topics.create(kafka.bootstrap)
+    good = nova34_lines(400)
+    bad = [b'{"message": "cut off', None, b'{"level": "INFO"}', bytes(range(128, 256)) * 8]
+    with DaemonProcess(tmp_path, [*topics.flags(), "--bundle", str(bundle.path)]) as daemon:
+        await daemon.ready()
+        await produce(kafka.bootstrap, topics.input, [*good[:200], *bad, *good[200:]])
+        await daemon.reached("loggpt_records_total", len(good) + len(bad))
+        await daemon.reached("loggpt_dead_letters_total", len(bad))
+        assert await daemon.terminate() == 0
+    letters = await read_all(kafka.bootstrap, topics.dead_letters)
+    assert sorted(record.value or b"" for record in letters) == sorted(value or b"" for value in bad)
+    for record in letters:
+        headers = dict(record.headers)
+        assert headers["loggpt_reason"]
+        assert headers["loggpt_topic"].decode() == topics.input
+        assert (value := bad[int(headers["loggpt_offset"]) - 200]) is None or value == record.value
+
+
+async def test_a_silent_partition_closes_its_sessions_by_wall_clock(
+    kafka: KafkaServer, bundle: Bundle, tmp_path: Path
+) -> None:
+    topics = await Topics.create(kafka.bootstrap)
+    lines = nova34_lines(1_500)
+    with DaemonProcess(tmp_path, [*topics.flags(), "--bundle", str(bundle.path), "--clock-speed", "200"]) as daemon:
+        await daemon.ready()
+        await produce(kafka.bootstrap, topics.input, lines)
+        await daemon.reached("loggpt_records_total", len(lines))
+        for _ in range(300):
+            if await daemon.metric("loggpt_sessions_open") == 0 == await daemon.metric("loggpt_sessions_pending"):
+                break
+            await asyncio.sleep(0.1)
+        assert await daemon.metric("loggpt_sessions_open") == 0
+        assert await daemon.terminate() == 0
+    scored = [orjson.loads(record.value) for record in await read_all(kafka.bootstrap, topics.scores)]
+    assert sum(record["session"]["lines"] for record in scored) > 1_000
+    assert Counter(record["session"]["close_reason"] for record in scored)["idle"] > 0
+    assert await committed(topics) == len(lines)
+
+
+async def test_waits_for_an_absent_broker_says_so_and_still_obeys_sigterm(bundle: Bundle, tmp_path: Path) -> None:
+    with DaemonProcess(tmp_path, ["--kafka.bootstrap", "127.0.0.1:9", "--bundle", str(bundle.path)]) as daemon:
+        said = await daemon.saw("broker_unavailable")
+        assert said["bootstrap"] == "127.0.0.1:9"
+        assert (await daemon.get("/health/live"))[0] == 200
+        assert (await daemon.get("/health/ready"))[0] == 503
+        await daemon.saw("broker_retry")
+        assert await daemon.terminate() == 0
+
+
+async def test_a_second_member_takes_over_partitions_and_nothing_is_lost(
+    kafka: KafkaServer, bundle: Bundle, tmp_path: Path
+) -> None:
+    topics = await Topics.create(kafka.bootstrap, partitions=4)
+    lines = nova34_lines(4_000)
+    flags = [*topics.flags(), "--bundle", str(bundle.path), "--clock-speed", "300"]
+    with DaemonProcess(tmp_path, flags) as first:
+        await first.ready()
+        for partition in range(4):
+            await produce(kafka.bootstrap, topics.input, lines[:2_000], partition=partition)
+        with DaemonProcess(tmp_path, flags) as second:
+            await second.ready()
+            assert await second.metric("loggpt_rebalances_total") >= 1
+            for partition in range(4):
+                await produce(kafka.bootstrap, topics.input, lines[2_000:], partition=partition)
+            for daemon in (first, second):
+                for _ in range(600):
+                    if (
+                        await daemon.metric("loggpt_sessions_open")
+                        == 0
+                        == await daemon.metric("loggpt_consumer_lag_records")
+                    ):
+                        break
+                    await asyncio.sleep(0.1)
+            assert await second.metric("loggpt_records_total") > 0
+            assert await second.terminate() == 0
+        assert await first.terminate() == 0
+    scored = [orjson.loads(record.value) for record in await read_all(kafka.bootstrap, topics.scores)]
+    covered: dict[int, set[int]] = {partition: set() for partition in range(4)}
+    for record in scored:
+        source = record["session"]["source"]
+        covered[source["partition"]] |= {source["first_offset"], source["last_offset"]}
+    keys = {
+        partition: {r["session"]["key"] for r in scored if r["session"]["source"]["partition"] == partition}
+        for partition in range(4)
+    }
+    assert keys[0] == keys[1] == keys[2] == keys[3]
+    assert len(keys[0]) > 20

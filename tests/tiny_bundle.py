@@ -1,0 +1,80 @@
+"""A real but tiny bundle for tests: a one-layer GPT that has seen a little of nova34, calibrated on a little more."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from loggpt_stream.history.corpus import Corpus, read_corpus
+from loggpt_stream.lines.masks import DEFAULT_RULES
+from loggpt_stream.lines.rules import SessionRules
+from loggpt_stream.model.bundle import Bundle, Meaning, save_bundle, save_calibrated
+from loggpt_stream.model.calibration import Calibration, KindCalibration
+from loggpt_stream.model.gpt import ModelShape, new_model
+from loggpt_stream.model.losses import token_losses
+from loggpt_stream.model.scoring import Scorer
+from loggpt_stream.model.sequence import NOBODY, windows
+from loggpt_stream.model.statistics import COMBINED, combine, fit_scales
+from loggpt_stream.model.tokenizer import LineTokenizer, train_tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOVA34 = str(files("loggpt_stream") / "data" / "nova34" / "nova34.log.xz")
+RULES = SessionRules(idle_gap_s=60.0)
+
+
+@cache
+def nova34() -> Corpus:
+    """Return the sessions of the first nova34 recording."""
+    return read_corpus([NOVA34], RULES, DEFAULT_RULES)
+
+
+def untrained_parts(sessions: int = 60) -> tuple[LineTokenizer, Meaning]:
+    """Return a tokenizer fitted to the first sessions, and the meaning around it."""
+    lines = (text for session in nova34().sessions[:sessions] for text in session.texts)
+    tokenizer = train_tokenizer(lines, vocabulary_size=700, piece_vocabulary_size=300)
+    return LineTokenizer(tokenizer, max_line_tokens=16), Meaning(DEFAULT_RULES, RULES, 16)
+
+
+def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1) -> Bundle:
+    """Write a calibrated tiny bundle; about `alert_share` of sessions are above its thresholds (1.0: all of them)."""
+    torch.manual_seed(42)
+    tokenizer, meaning = untrained_parts()
+    shape = ModelShape(layers=1, width=32, heads=2, context_tokens=128)
+    model = new_model(shape, vocabulary_size=tokenizer.vocabulary_size, end_id=tokenizer.end_id)
+    learned = nova34().sessions[:60]
+    cut = [w for s in learned for w in windows(s.kind, s.texts, tokenizer, shape.context_tokens) if len(w.ids_T) > 1]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model.train()
+    for step in range(steps):
+        window = cut[step % len(cut)]
+        ids_BT = torch.tensor([window.ids_T])
+        mine_BT = torch.tensor([[whose != NOBODY for whose in window.line_T]])
+        loss = token_losses(model(ids_BT).logits, ids_BT)[mine_BT].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    bundle = save_bundle(
+        path,
+        model=model,
+        tokenizer=tokenizer.tokenizer,
+        meaning=meaning,
+        training={"seed": 42},
+        used_sessions={"train": np.array([session.fingerprint() for session in learned])},
+    )
+    held_out = [session for session in nova34().sessions[60:160] if not session.late]
+    scores = Scorer(model, tokenizer, torch.device("cpu")).score(held_out)
+    kinds = {}
+    for kind in {session.kind for session in held_out}:
+        statistics = [score.statistics for session, score in zip(held_out, scores, strict=True) if session.kind == kind]
+        scales = fit_scales(statistics)
+        normal = sorted(combine(each, scales) for each in statistics)
+        threshold = -1.0 if alert_share >= 1 else float(np.quantile(normal, 1 - alert_share))
+        kinds[kind] = KindCalibration(COMBINED, threshold, "conformal", alert_share, scales, tuple(normal))
+    prints = np.array([session.fingerprint() for session in held_out])
+    return save_calibrated(bundle, path, calibration=Calibration(kinds), calibration_sessions=prints)
