@@ -1,0 +1,7 @@
+"""`python -m loggpt_stream` is `loggpt-stream`."""
+
+import sys
+
+from loggpt_stream.cli import main
+
+sys.exit(main())

@@ -1,0 +1,70 @@
+"""The `loggpt-stream` command: which subcommand runs."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+from loggpt_stream import __version__
+from loggpt_stream.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_HELP: Final = f"""\
+loggpt-stream {__version__}: finds abnormal sessions in OpenStack logs
+
+  loggpt-stream run        the daemon: log records from Kafka in, alerts to Kafka out
+  loggpt-stream replay     score log files offline through the same code, alerts as JSON lines
+  loggpt-stream simulate   make load: recorded OpenStack sessions with fresh ids, hosts and times
+  loggpt-stream doctor     check settings, bundle, device, broker and topics, with a remedy for each finding
+  loggpt-stream demo       train, calibrate, stream and alert on the logs that ship with the package, in minutes
+
+Each has a --help with examples. What the daemon loads is made by two more commands:
+
+  loggpt-train             learn normal behaviour from unlabelled logs
+  loggpt-calibrate         choose the threshold, and say what false-alarm rate to expect
+
+New here? Run `loggpt-stream demo`. On your own logs:
+
+  loggpt-train --out bundle /var/log/nova/
+  loggpt-calibrate --bundle bundle --held-out /var/log/nova/
+  loggpt-stream replay --bundle bundle /var/log/nova/nova-compute.log
+  loggpt-stream run --bundle bundle --kafka.bootstrap broker:9092 --input-topic openstack-logs
+
+Settings: flags win over LOGGPT_* variables (LOGGPT_KAFKA__BOOTSTRAP), these over --config FILE (see configs/), and
+these over the defaults.
+"""
+
+# Each is imported when it runs: the daemon needs no demo, and --help needs no torch.
+_COMMANDS: Final = {
+    "run": "loggpt_stream.run",
+    "replay": "loggpt_stream.replay",
+    "simulate": "loggpt_stream.simulator.cli",
+    "doctor": "loggpt_stream.doctor",
+    "demo": "loggpt_stream.demo",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the subcommand that `argv` (default: the process's) names; return the exit code."""
+    name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("--version", "-V"):
+        print(__version__)
+        return 0
+    if name in ("--help", "-h", "help"):
+        print(_HELP)
+        return 0
+    if name not in _COMMANDS:
+        print(
+            f"error: no command {name!r}; there are {', '.join(_COMMANDS)}. See loggpt-stream --help", file=sys.stderr
+        )
+        return 2
+    try:
+        return int(import_module(_COMMANDS[name]).main(rest))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
