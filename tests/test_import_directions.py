@@ -1,0 +1,173 @@
+"""Arrows point one way: lines ← model ← daemon ← top, with trainer and calibrate beside the daemon."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parent.parent
+OURS = ("loggpt_stream", "trainer", "calibrate")
+LEAVES = frozenset({"errors", "logs", "settings"})
+
+# Who may import what. An area may always import itself, except that a leaf is one module.
+MAY_IMPORT: dict[str, frozenset[str]] = {
+    "lines": frozenset(),
+    "package": frozenset(),
+    "errors": frozenset(),
+    "logs": frozenset({"errors"}),
+    "settings": frozenset({"errors"}),
+    "model": frozenset({"lines", "package"}) | LEAVES,
+    "history": frozenset({"lines", "package"}) | LEAVES,
+    "daemon": frozenset({"lines", "model", "package"}) | LEAVES,
+    "top": frozenset({"lines", "model", "history", "daemon", "demo", "package"}) | LEAVES,
+    "demo": frozenset({"lines", "model", "history", "daemon", "top", "trainer", "calibrate", "package"}) | LEAVES,
+    "trainer": frozenset({"lines", "model", "history", "package"}) | LEAVES,
+    "calibrate": frozenset({"lines", "model", "history", "package"}) | LEAVES,
+}
+
+# Beyond the standard library `lines` has orjson, and of it nothing that does I/O or reads a clock.
+LINES_THIRD_PARTY = frozenset({"orjson"})
+LINES_FORBIDDEN = frozenset({
+    "asyncio", "gzip", "io", "logging", "lzma", "multiprocessing", "os", "pathlib", "random", "select", "socket",
+    "subprocess", "tempfile", "threading", "time",
+})  # fmt: skip
+
+
+def area(module: str) -> str:
+    """Return the area of MAY_IMPORT that one of our modules belongs to."""
+    parts = module.split(".")
+    if parts[0] != "loggpt_stream":
+        return parts[0]
+    if len(parts) == 1:
+        return "package"
+    if parts[1] in MAY_IMPORT:
+        return parts[1]
+    return "demo" if parts[1].startswith("demo") else "top"
+
+
+def imports(source: str, module: str, *, is_package: bool, known: frozenset[str]) -> set[str]:
+    """Return the full names of the modules that a source text imports anywhere, in functions and for types too.
+
+    Where a name is computed, every text in the source that looks like a module of ours counts as imported.
+    """
+    package = module if is_package else module.rpartition(".")[0]
+    found: set[str] = set()
+    nodes = list(ast.walk(ast.parse(source)))
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    named = {text for text in texts if re.fullmatch(rf"({'|'.join(OURS)})(\.\w+)+", text)}
+    for node in nodes:
+        match node:
+            case ast.Import(names=names):
+                found |= {name.name for name in names}
+            case ast.ImportFrom(module=base, names=names, level=level):
+                if level:
+                    above = package.split(".")[: len(package.split(".")) - level + 1]
+                    base = ".".join([*above, base] if base else above)
+                whole = base or ""
+                # `from package import x` means the module package.x where there is one.
+                found |= {inner if (inner := f"{whole}.{name.name}") in known else whole for name in names}
+            case ast.Call(func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__")):
+                first = node.args[0] if node.args else None
+                found |= {str(first.value)} if isinstance(first, ast.Constant) else named or {"<computed>"}
+    return found
+
+
+def offences(source: str, module: str, *, is_package: bool = False, known: frozenset[str] = frozenset()) -> list[str]:
+    """Return a sentence for each import that the table forbids."""
+    here = area(module)
+    told = []
+    for name in sorted(imports(source, module, is_package=is_package, known=known)):
+        root = name.split(".")[0]
+        if root in OURS:
+            there = area(name)
+            if there != here and there not in MAY_IMPORT[here]:
+                told.append(f"{module} ({here}) must not import {name} ({there})")
+        elif name == "<computed>":
+            told.append(f"{module} imports a module by a name that cannot be read here")
+        elif here == "lines":
+            if root in LINES_FORBIDDEN:
+                told.append(f"{module} (lines) must not import {name}: no I/O, no clock")
+            elif root not in sys.stdlib_module_names | LINES_THIRD_PARTY:
+                told.append(f"{module} (lines) must not import {name}: standard library and orjson only")
+    return told
+
+
+def our_modules() -> dict[str, Path]:
+    """Return every module of ours by full name."""
+    found = {}
+    for path in sorted(path for root in OURS for path in (REPO / root).rglob("*.py")):
+        parts = path.relative_to(REPO).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = our_modules()
+
+
+def test_every_part_of_the_code_is_read() -> None:
+    assert {area(name) for name in MODULES} >= {"lines", "model", "history", "daemon", "top", "trainer", "calibrate"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module: str) -> None:
+    path = MODULES[module]
+    source = path.read_text()
+    assert offences(source, module, is_package=path.name == "__init__.py", known=frozenset(MODULES)) == []
+
+
+KNOWN = frozenset({"loggpt_stream", "loggpt_stream.errors", "loggpt_stream.lines.masks", "loggpt_stream.daemon.source"})
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("loggpt_stream.lines.masks", "from loggpt_stream.errors import UserError"),
+        ("loggpt_stream.lines.masks", "from loggpt_stream import errors"),
+        ("loggpt_stream.lines.masks", "from .. import errors"),
+        ("loggpt_stream.lines.masks", "from ..model.gpt import build"),
+        ("loggpt_stream.lines.masks", "import numpy as np"),
+        ("loggpt_stream.lines.masks", "import time"),
+        ("loggpt_stream.lines.masks", "from pathlib import Path"),
+        ("loggpt_stream.model.gpt", "from loggpt_stream.daemon.source import Source"),
+        ("loggpt_stream.model.gpt", "def f():\n    import loggpt_stream.daemon.source"),
+        ("loggpt_stream.model.gpt", "if TYPE_CHECKING:\n    from loggpt_stream.history.corpus import Corpus"),
+        ("loggpt_stream.history.corpus", "from loggpt_stream.model.gpt import build"),
+        ("loggpt_stream.daemon.source", "from loggpt_stream.history.corpus import Corpus"),
+        ("loggpt_stream.daemon.source", "from loggpt_stream.cli import main"),
+        ("loggpt_stream.daemon.source", "from trainer.fit import fit"),
+        ("loggpt_stream.settings", "from loggpt_stream.logs import configure"),
+        ("loggpt_stream.errors", "from loggpt_stream.settings import Settings"),
+        ("loggpt_stream.simulate", "from trainer.fit import fit"),
+        ("loggpt_stream.cli", "import calibrate.cli"),
+        ("loggpt_stream.cli", "importlib.import_module('calibrate.cli')"),
+        ("loggpt_stream.cli", "importlib.import_module(name)"),
+        ("loggpt_stream.cli", "COMMANDS = {'fit': 'trainer.cli'}\nimport_module(COMMANDS[name])"),
+        ("trainer.fit", "from loggpt_stream.daemon.source import Source"),
+        ("trainer.fit", "from loggpt_stream.simulate import simulate"),
+        ("trainer.fit", "from calibrate.threshold import best"),
+        ("calibrate.threshold", "from trainer.fit import fit"),
+    ],
+)
+def test_a_forbidden_import_is_found(module: str, source: str) -> None:
+    assert len(offences(source, module, known=KNOWN)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("loggpt_stream.lines.masks", "import re, orjson\nfrom .session import Line"),
+        ("loggpt_stream.model.gpt", "import torch\nfrom loggpt_stream import __version__, errors"),
+        ("loggpt_stream.daemon.source", "import time\nfrom loggpt_stream.model.gpt import build"),
+        ("loggpt_stream.cli", "from loggpt_stream.daemon.source import Source\nfrom loggpt_stream.demo import demo"),
+        ("loggpt_stream.cli", "COMMANDS = {'demo': 'loggpt_stream.demo'}\nimport_module(COMMANDS[name])"),
+        ("loggpt_stream.demo", "from trainer.fit import fit\nfrom calibrate.threshold import best"),
+        ("loggpt_stream.demo_show", "from trainer.fit import fit"),
+        ("trainer.fit", "from loggpt_stream.history.corpus import Corpus\nfrom loggpt_stream.settings import Settings"),
+    ],
+)
+def test_an_allowed_import_is_no_offence(module: str, source: str) -> None:
+    assert offences(source, module, known=KNOWN) == []
