@@ -1,0 +1,127 @@
+"""`make memory-run`: the daemon's memory under simulated load at full speed with many sessions open at once.
+
+    python benchmarks/memory_run.py --minutes 20 --open-sessions 10000 --bundle demo-output/bundle
+
+Starts a real Kafka, the daemon and `loggpt-stream simulate` (as fast as Kafka takes it, paused while the daemon is far
+behind), samples the daemon's RSS every five seconds, and writes memory.csv, memory.png and memory.md. The slope is a
+straight line through the samples after the warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+from tests.daemon_process import DaemonProcess, Topics
+from tests.kafka_server import KafkaServer
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+SAMPLE_EVERY_S = 5.0
+MAX_LAG_RECORDS = 400_000
+
+
+def main() -> None:
+    """Run the load and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=20.0, help="how long to sample after the sessions are open")
+    parser.add_argument("--open-sessions", type=int, default=10_000, help="sessions open at once")
+    parser.add_argument("--bundle", type=Path, default=Path("demo-output/bundle"), help="calibrated bundle")
+    parser.add_argument("--out", type=Path, default=Path("memory-run"), help="output folder")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch, KafkaServer(Path(scratch)) as kafka:
+        samples = asyncio.run(run(kafka.bootstrap, options))
+    report(samples, options)
+
+
+async def run(bootstrap: str, options: argparse.Namespace) -> list[tuple[float, float, float, float]]:
+    """Return samples of (seconds, RSS in MB, lines read, sessions open)."""
+    topics = await Topics.create(bootstrap, partitions=4)
+    load = [sys.executable, "-m", "loggpt_stream", "simulate", "--rate", "0", "--seed", "1"]
+    load += ["--concurrency", str(options.open_sessions), "--duration-s", str(24 * 3600)]
+    load += ["--output", f"kafka:{topics.input}", "--kafka.bootstrap", bootstrap]
+    samples: list[tuple[float, float, float, float]] = []
+    flags = [*topics.flags(), "--bundle", str(options.bundle)]
+    with DaemonProcess(options.out, flags) as daemon, (options.out / "simulate.log").open("wb") as log:
+        await daemon.ready()
+        simulator = subprocess.Popen(load, stdout=log, stderr=log)
+        try:
+            # The clock starts with the load: the simulator first reads its recordings and opens its sessions.
+            await daemon.reached("loggpt_sessions_open", 0.9 * options.open_sessions, timeout_s=600)
+            began_s, paused = time.monotonic(), False
+            while not samples or samples[-1][0] < options.minutes * 60:
+                await asyncio.sleep(SAMPLE_EVERY_S)
+                if simulator.poll() is not None:
+                    raise RuntimeError(f"the simulator ended: see {log.name}")
+                lag = await daemon.metric("loggpt_consumer_lag_records")
+                # Full speed means that the daemon always has work, not that the disk fills.
+                if paused != (lag > MAX_LAG_RECORDS):
+                    paused = not paused
+                    simulator.send_signal(signal.SIGSTOP if paused else signal.SIGCONT)
+                lines = await daemon.metric("loggpt_records_total")
+                open_sessions = await daemon.metric("loggpt_sessions_open")
+                samples.append((time.monotonic() - began_s, rss_mb(daemon.process.pid), lines, open_sessions))
+                print(
+                    f"{samples[-1][0]:6.0f} s  RSS {samples[-1][1]:7.1f} MB  {lines:12,.0f} lines  "
+                    f"{open_sessions:7,.0f} open  lag {lag:9,.0f}",
+                    flush=True,
+                )
+        finally:
+            simulator.kill()
+            simulator.wait()
+    return samples
+
+
+def report(samples: list[tuple[float, float, float, float]], options: argparse.Namespace) -> None:
+    """Write memory.csv, memory.png and memory.md, and print the last."""
+    with (options.out / "memory.csv").open("w") as stream:
+        csv.writer(stream).writerows([("seconds", "rss_mb", "lines", "open_sessions"), *samples])
+    seconds, rss, lines, open_sessions = np.array(samples).T
+    warm = seconds > seconds[-1] / 4
+    slope_mb_per_h = np.polyfit(seconds[warm], rss[warm], 1)[0] * 3600
+    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+    axis.plot(seconds / 60, rss, label="RSS")
+    axis.set(xlabel="minutes", ylabel="RSS of the daemon (MB)", ylim=(0, None))
+    other = axis.twinx()
+    other.plot(seconds / 60, open_sessions, color="tab:orange", label="open sessions")
+    other.set(ylabel="sessions open", ylim=(0, None))
+    figure.legend(loc="lower right")
+    axis.set_title(
+        f"{lines[-1]:,.0f} lines at {lines[-1] / seconds[-1]:,.0f} lines/s; slope {slope_mb_per_h:+.1f} MB/h"
+    )
+    figure.savefig(options.out / "memory.png", dpi=120)
+    text = "\n".join(
+        [
+            "| minutes | lines | lines/s | open sessions: median, max | RSS (MB) at 1/4, end, max | MB/h |",
+            "| --- | --- | --- | --- | --- | --- |",
+            (
+                f"| {seconds[-1] / 60:.1f} | {lines[-1]:,.0f} | {lines[-1] / seconds[-1]:,.0f} "
+                f"| {np.median(open_sessions):,.0f}, {open_sessions.max():,.0f} "
+                f"| {rss[warm][0]:.0f}, {rss[-1]:.0f}, {rss.max():.0f} | {slope_mb_per_h:+.1f} |"
+            ),
+            "",
+        ]
+    )
+    (options.out / "memory.md").write_text(text)
+    print(text)
+
+
+def rss_mb(pid: int) -> float:
+    """Return the resident memory of a process in MB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+if __name__ == "__main__":
+    main()
