@@ -1,0 +1,163 @@
+"""The bundle: what Hugging Face tools open, verified at load, refused when anything is off."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import orjson
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from loggpt_stream.errors import BundleError
+from loggpt_stream.model.bundle import MANIFEST, load_bundle, save_bundle, save_calibrated
+from loggpt_stream.model.calibration import Calibration, KindCalibration
+from loggpt_stream.model.gpt import ModelShape, new_model
+from loggpt_stream.model.statistics import Scale
+from tests.tiny_bundle import nova34, tiny_bundle, untrained_parts
+
+if TYPE_CHECKING:
+    from loggpt_stream.model.bundle import Bundle
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return tiny_bundle(tmp_path_factory.mktemp("made") / "bundle", steps=3)
+
+
+@pytest.fixture
+def copy(made: Bundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made.path, tmp_path / "copy"))
+
+
+def uncalibrated(path: Path, seed: int = 1) -> Bundle:
+    torch.manual_seed(seed)
+    tokenizer, meaning = untrained_parts(10)
+    model = new_model(
+        ModelShape(layers=1, width=16, heads=1, context_tokens=32),
+        vocabulary_size=tokenizer.vocabulary_size,
+        end_id=tokenizer.end_id,
+    )
+    used = {"train": np.array([3, 1, 2])}
+    return save_bundle(
+        path, model=model, tokenizer=tokenizer.tokenizer, meaning=meaning, training={"seed": seed}, used_sessions=used
+    )
+
+
+def test_hugging_face_tools_open_it_and_agree(made: Bundle) -> None:
+    model = AutoModelForCausalLM.from_pretrained(made.path)
+    tokenizer = AutoTokenizer.from_pretrained(made.path)
+    ours = made.tokenizer()
+    line = nova34().sessions[0].texts[0]
+    assert tuple(tokenizer.encode(line, add_special_tokens=False)) == ours.encode(line)
+    assert model.config.vocab_size == ours.vocabulary_size
+    for name, weights in made.model().state_dict().items():
+        assert torch.equal(weights, model.state_dict()[name])
+
+
+def test_there_is_no_pickle_in_it(made: Bundle) -> None:
+    for file in made.path.iterdir():
+        assert file.suffix in (".json", ".safetensors")
+
+
+def test_every_file_altered_by_a_byte_is_named_and_refused(copy: Path) -> None:
+    for file in sorted(copy.iterdir()):
+        whole = file.read_bytes()
+        middle = len(whole) // 2
+        file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        with pytest.raises(BundleError, match=file.name):
+            load_bundle(copy)
+        file.write_bytes(whole)
+    load_bundle(copy)
+
+
+def test_every_missing_file_is_named_and_refused(copy: Path) -> None:
+    for file in sorted(copy.iterdir()):
+        whole = file.read_bytes()
+        file.unlink()
+        with pytest.raises(BundleError, match=file.name):
+            load_bundle(copy)
+        file.write_bytes(whole)
+
+
+def test_a_threshold_edited_by_hand_is_refused(copy: Path) -> None:
+    manifest = orjson.loads((copy / MANIFEST).read_bytes())
+    next(iter(manifest["calibration"].values()))["threshold"] += 1
+    (copy / MANIFEST).write_bytes(orjson.dumps(manifest))
+    with pytest.raises(BundleError, match="altered"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 99}', '{"format": 1}', "no json"])
+def test_a_manifest_that_is_none_is_refused(copy: Path, text: str) -> None:
+    (copy / MANIFEST).write_text(text)
+    with pytest.raises(BundleError, match=r"loggpt\.json|format"):
+        load_bundle(copy)
+
+
+def test_a_place_without_a_bundle_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="loggpt-train"):
+        load_bundle(tmp_path / "nothing")
+
+
+def test_an_uncalibrated_bundle_says_how_to_calibrate_it(tmp_path: Path) -> None:
+    bundle = uncalibrated(tmp_path / "bundle")
+    with pytest.raises(BundleError, match="loggpt-calibrate --bundle"):
+        load_bundle(bundle.path)
+    assert load_bundle(bundle.path, calibrated=False).calibration is None
+
+
+def test_the_same_content_has_the_same_fingerprint_and_other_weights_another(tmp_path: Path) -> None:
+    one, same, other = (uncalibrated(tmp_path / str(n), seed) for n, seed in enumerate((1, 1, 2)))
+    assert one.fingerprint == same.fingerprint
+    assert one.model_fingerprint == same.model_fingerprint
+    assert one.model_fingerprint != other.model_fingerprint
+
+
+def test_calibration_changes_the_fingerprint_and_not_the_models(tmp_path: Path) -> None:
+    bundle = uncalibrated(tmp_path / "bundle")
+    kind = KindCalibration("end_loss", 2.0, "labels_f1", 0.1, {"end_loss": Scale(0.0, 1.0, 1.0)}, (0.5, 1.5), 3)
+    done = save_calibrated(
+        bundle, tmp_path / "done", calibration=Calibration({"instance": kind}), calibration_sessions=np.array([9, 8])
+    )
+    assert done.model_fingerprint == bundle.model_fingerprint
+    assert done.fingerprint != bundle.fingerprint
+    assert done.calibration == Calibration({"instance": kind})
+    assert done.used_sessions["train"].tolist() == [1, 2, 3]
+    assert done.used_sessions["calibration"].tolist() == [8, 9]
+
+
+def test_saving_never_replaces_what_is_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("years of work")
+    with pytest.raises(BundleError, match="not a bundle"):
+        uncalibrated(tmp_path / "home")
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_save_that_fails_leaves_the_old_bundle_whole(made: Bundle, copy: Path) -> None:
+    bundle = load_bundle(copy)
+    (copy / "model.safetensors").unlink()  # copying it will fail
+    with pytest.raises(FileNotFoundError):
+        save_calibrated(bundle, copy, calibration=Calibration({}), calibration_sessions=np.array([1]))
+    shutil.copy(made.path / "model.safetensors", copy)
+    assert load_bundle(copy).fingerprint == made.fingerprint
+    assert [path.name for path in copy.parent.iterdir()] == ["copy"]
+
+
+def test_verdicts() -> None:
+    kind = KindCalibration("end_loss", 2.0, "labels_f1", 0.1, {}, (0.5, 1.0, 1.5), 3)
+    calibration = Calibration({"instance": kind})
+    above = calibration.judge("instance", {"end_loss": 2.1})
+    assert above.anomalous
+    assert above.p_value == 1 / 4
+    at = calibration.judge("instance", {"end_loss": 2.0})
+    assert not at.anomalous
+    assert calibration.judge("instance", {"end_loss": 1.0}).p_value == 3 / 4
+    assert calibration.judge("instance", {"end_loss": 9.0}, late=True).unjudged == "late"
+    assert calibration.judge("request", {"end_loss": 9.0}).unjudged == "kind_not_calibrated"
+    assert Calibration.from_json(calibration.to_json()) == calibration
+    assert calibration.id != Calibration({}).id
