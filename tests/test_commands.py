@@ -1,0 +1,107 @@
+"""The commands: each teaches, unknown ones are errors, doctor finds what is wrong and says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+import pytest
+
+import calibrate.cli
+import trainer.cli
+from loggpt_stream import cli
+from loggpt_stream.daemon.settings import DaemonSettings
+from loggpt_stream.settings import load
+from tests.daemon_process import Topics
+from tests.tiny_bundle import NOVA34, tiny_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from loggpt_stream.model.bundle import Bundle
+    from tests.kafka_server import KafkaServer
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle", steps=5, alert_share=0.3)
+
+
+@pytest.mark.parametrize(
+    ("main", "argv", "taught"),
+    [
+        (cli.main, [], "loggpt-train"),
+        (cli.main, ["run", "--help"], "SIGTERM"),
+        (cli.main, ["replay", "--help"], "JSON lines"),
+        (cli.main, ["simulate", "--help"], "--failure-share"),
+        (cli.main, ["doctor", "--help"], "what to do"),
+        (cli.main, ["demo", "--help"], "Ctrl-C"),
+        (trainer.cli.main, ["--help"], "loggpt-calibrate"),
+        (calibrate.cli.main, ["--help"], "--false-alarm-rate"),
+        (calibrate.cli.main, ["evaluate", "--help"], "--select"),
+    ],
+)
+def test_help_teaches(
+    main: Callable[[Sequence[str]], int], argv: list[str], taught: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with suppress(SystemExit):
+        assert main(argv) == 0
+    assert taught in capsys.readouterr().out
+
+
+def test_an_unknown_command_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["start"]) == 2
+    assert "run, replay, simulate, doctor, demo" in capsys.readouterr().err
+
+
+def test_a_users_mistake_is_one_line_and_not_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--bundle", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.startswith("error: There is no bundle at")
+    assert cli.main(["replay", "--shape", "xml", "x.log"]) == 2
+    assert "no such shape; there are plain" in capsys.readouterr().err
+
+
+def test_the_commented_daemon_yaml_loads_and_shows_the_defaults() -> None:
+    from_file = load(DaemonSettings, ["--config", str(CONFIGS / "daemon.yaml")], prog="x", description="")
+    assert from_file.model_copy(update={"config": None}) == DaemonSettings()
+
+
+def test_replay_writes_alerts_and_scores_and_says_what_it_read(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, scores = tmp_path / "alerts.jsonl", tmp_path / "scores.jsonl"
+    flags = ["--bundle", str(bundle.path), "--out", str(out), "--scores", str(scores)]
+    assert cli.main(["replay", *flags, NOVA34]) == 0
+    scored = [orjson.loads(line) for line in scores.read_bytes().splitlines()]
+    alerts = [orjson.loads(line) for line in out.read_bytes().splitlines()]
+    assert {each["id"] for each in scored if each["anomalous"]} == {each["event"]["id"] for each in alerts}
+    assert 0 < len(alerts) < len(scored)
+    assert "40252 records" in capsys.readouterr().err
+
+
+async def test_doctor_is_content_where_all_is_there_and_names_what_is_not(
+    kafka: KafkaServer, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topics = await Topics.create(kafka.bootstrap, partitions=3)
+    flags = [*topics.flags(), "--bundle", str(bundle.path), "--http-port", "0"]
+    assert await asyncio.to_thread(cli.main, ["doctor", *flags]) == 0
+    out = capsys.readouterr().out
+    assert "FAIL" not in out
+    assert f"{topics.input}, 3 partitions" in out
+    flags += ["--alert-topic", "not-there", "--bundle", str(tmp_path / "none"), "--device", "cuda:99"]
+    assert await asyncio.to_thread(cli.main, ["doctor", *flags]) == 1
+    out = capsys.readouterr().out
+    assert out.count("FAIL") >= 2
+    assert "--create --topic not-there" in out
+    assert "loggpt-train" in out
+
+
+def test_doctor_says_that_the_broker_does_not_answer(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--kafka.bootstrap", "127.0.0.1:9", "--bundle", str(bundle.path), "--http-port", "0"]
+    assert cli.main(["doctor", *flags]) == 1
+    assert "127.0.0.1:9 does not answer" in capsys.readouterr().out

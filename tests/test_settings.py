@@ -1,0 +1,110 @@
+"""Settings: who wins, what is refused and how, and that secrets stay secret."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from pydantic import Field
+
+from loggpt_stream.errors import UserError
+from loggpt_stream.settings import KafkaSettings, Section, Settings, load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRET = "hunter2-hunter2"
+
+
+class Training(Section):
+    epochs: int = Field(10, gt=0, description="at most so many epochs")
+
+
+class Example(Settings):
+    kafka: KafkaSettings = KafkaSettings()
+    training: Training = Training()
+    seed: int = Field(42, description="seed")
+
+
+def loaded(*flags: str) -> Example:
+    return load(Example, flags, prog="example", description="An example.")
+
+
+def yaml(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_flags_win_over_environment_over_yaml_over_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loaded().seed == 42
+    file = yaml(tmp_path, "seed: 1\ntraining:\n  epochs: 3\nkafka:\n  bootstrap: yaml:1\n")
+    assert loaded("--config", file).seed == 1
+    monkeypatch.setenv("LOGGPT_SEED", "2")
+    monkeypatch.setenv("LOGGPT_KAFKA__BOOTSTRAP", "env:1")
+    both = loaded("--config", file)
+    assert (both.seed, both.training.epochs, both.kafka.bootstrap) == (2, 3, "env:1")
+    assert loaded("--config", file, "--seed", "5", "--kafka.bootstrap", "flag:1").kafka.bootstrap == "flag:1"
+    monkeypatch.setenv("LOGGPT_CONFIG", file)
+    assert loaded().training.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("sede: 1", r"sede: no such setting; did you mean seed\?"),
+        ("training:\n  epoch: 1", r"training\.epoch: no such setting; did you mean epochs\?"),
+        ("training:\n  epochs: 0", r"training\.epochs = 0: .*greater than 0"),
+        ("seed: many", r"seed = 'many': .*integer"),
+        ("kafka:\n  security_protocol: TLS", r"kafka\.security_protocol = 'TLS': .*SASL_SSL"),
+        ("- a\n- b", r"settings\.yaml"),
+        ("seed: [", r"settings\.yaml"),
+    ],
+)
+def test_a_mistake_in_yaml_names_key_value_and_what_would_be_right(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        loaded("--config", yaml(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("LOGGPT_SEDE", "1", r"LOGGPT_SEDE: no such setting; did you mean seed\?"),
+        ("LOGGPT_TRAINING__EPOCH", "1", r"training\.epoch: no such setting; did you mean epochs\?"),
+        ("LOGGPT_TRAINING__EPOCHS", "-1", r"training\.epochs = '-1': .*greater than 0"),
+    ],
+)
+def test_a_mistake_in_the_environment_is_one_too(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, named: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=named):
+        loaded()
+
+
+def test_a_key_of_another_command_in_the_environment_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGGPT_ALERT_TOPIC", "x")
+    assert loaded().seed == 42
+
+
+def test_unknown_flags_and_missing_files_are_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        loaded("--sede", "1")
+    assert "--sede" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"nowhere\.yaml: no such file"):
+        loaded("--config", "nowhere.yaml")
+
+
+def test_a_secret_shows_in_no_repr_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGGPT_KAFKA__PASSWORD", SECRET)
+    settings = loaded("--kafka.security-protocol", "SASL_SSL", "--kafka.username", "me")
+    assert SECRET not in repr(settings) + str(settings) + str(settings.model_dump())
+    assert settings.kafka.client_options()["sasl_plain_password"] == SECRET
+    with pytest.raises(UserError) as caught:
+        loaded("--config", yaml(tmp_path, f"kafka:\n  password: [{SECRET}]\n"), "--seed", "x")
+    assert SECRET not in str(caught.value)
+
+
+def test_an_unreadable_certificate_is_an_error_that_names_it() -> None:
+    with pytest.raises(UserError, match=r"kafka\.ca_file"):
+        KafkaSettings(security_protocol="SSL", ca_file="/nowhere/ca.pem").client_options()  # type: ignore[arg-type]
