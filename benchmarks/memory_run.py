@@ -17,11 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 
+from loggpt_stream.model.bundle import load_bundle, save_bundle, save_calibrated
 from tests.daemon_process import DaemonProcess, Topics
 from tests.kafka_server import KafkaServer
 
@@ -51,11 +53,9 @@ async def run(bootstrap: str, options: argparse.Namespace) -> list[tuple[float, 
     topics = await Topics.create(bootstrap, partitions=4)
     load = [sys.executable, "-m", "loggpt_stream", "simulate", "--rate", "0", "--seed", "1"]
     load += ["--concurrency", str(options.open_sessions), "--duration-s", str(24 * 3600)]
-    # Instances only: a request session stays open for its whole idle gap, so with the background traffic of so many
-    # instances the number of open sessions would go on rising for a quarter of an hour before it is steady.
     load += ["--no-background", "--output", f"kafka:{topics.input}", "--kafka.bootstrap", bootstrap]
     samples: list[tuple[float, float, float, float]] = []
-    flags = [*topics.flags(), "--bundle", str(options.bundle)]
+    flags = [*topics.flags(), "--bundle", str(soon_steady(options.bundle, options.out / "bundle"))]
     with DaemonProcess(options.out, flags) as daemon, (options.out / "simulate.log").open("wb") as log:
         await daemon.ready()
         simulator = subprocess.Popen(load, stdout=log, stderr=log)
@@ -84,6 +84,33 @@ async def run(bootstrap: str, options: argparse.Namespace) -> list[tuple[float, 
             simulator.kill()
             simulator.wait()
     return samples
+
+
+def soon_steady(bundle: Path, path: Path) -> Path:
+    """Write the same bundle with rules under which the number of open sessions is soon steady.
+
+    With the default rules every request session stays open for 300 s of record time after its last line, so that with
+    the requests of 10,000 instances the number of open sessions would go on rising for most of the run.
+    """
+    given = load_bundle(bundle)
+    rules = replace(
+        given.meaning.session_rules,
+        key_order=("instance", "instance_in_text", "request_instance"),
+        idle_gap_s=60.0,
+        grace_s=10.0,
+    )
+    if given.calibration is None:
+        raise ValueError("the memory run needs a calibrated bundle")
+    changed = save_bundle(
+        path,
+        model=given.model(),
+        tokenizer=given.tokenizer().tokenizer,
+        meaning=replace(given.meaning, session_rules=rules),
+        training=given.training,
+        used_sessions=given.used_sessions,
+    )
+    save_calibrated(changed, path, calibration=given.calibration, calibration_sessions=np.empty(0))
+    return path
 
 
 def report(samples: list[tuple[float, float, float, float]], options: argparse.Namespace) -> None:

@@ -180,8 +180,10 @@ def _sentence(cls: type[BaseModel], error: Any) -> str:  # noqa: ANN401 - pydant
     if error["type"] == "missing":
         variable = ENV_PREFIX + key.upper().replace(".", ENV_NESTED)
         return f"{key}: is required: give --{key.replace('_', '-')}, {variable} or {key} in the YAML file"
-    value = "" if "secret" in error["type"] or "password" in key else f" = {error['input']!r}"
-    return f"{key}{value}: {error['msg'].removeprefix('Value error, ')}"
+    # Only plain values are shown: a group of settings, or all of them, may hold a secret.
+    shown = isinstance(error["input"], str | int | float) and "password" not in key and "secret" not in error["type"]
+    value = f"{key} = {error['input']!r}: " if shown else f"{key}: " if key else ""
+    return value + str(error["msg"]).removeprefix("Value error, ")
 
 
 def _siblings(cls: type[BaseModel], path: list[str]) -> list[str]:

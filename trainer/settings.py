@@ -142,7 +142,7 @@ class TrainerSettings(Settings):
         default=True, description="go on from <out>.checkpoint if a run of the same command was cut off"
     )
     device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N")
-    threads: int | None = Field(None, gt=0, description="CPU threads of a process (torch decides: one a core)")
+    threads: int | None = Field(None, gt=0, description="CPU threads of a process (one for every two cores)")
 
     @model_validator(mode="after")
     def _checked(self) -> Self:

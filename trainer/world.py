@@ -61,6 +61,15 @@ class World:
         return [int(number) for number in self.from_first(tensor).tolist()]
 
 
+def _default_threads() -> int:
+    """Return what OMP_NUM_THREADS says (torchrun says 1), else one thread for every two cores.
+
+    Small models gain little from more threads, and where other work shares the cores, threads that wait for each other
+    make training several times slower.
+    """
+    return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else max(1, torch.get_num_threads() // 2)
+
+
 @contextmanager
 def join_world(device_name: str, threads: int | None) -> Iterator[World]:
     """Join the processes that torchrun started, or be alone. Raises `UserError` for a device that is not there."""
@@ -74,8 +83,7 @@ def join_world(device_name: str, threads: int | None) -> Iterator[World]:
             raise UserError(f"device cuda:{index}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or _default_threads())
     if size == 1:
         yield World(0, 1, device)
         return

@@ -124,7 +124,7 @@ class Sessionizer:
             if self.watermark_s < session.opened_s + self.rules.max_age_s:
                 break
             due.append(self._close_due(key, session))
-        due.sort(key=lambda session: session.closed_s)
+        due.sort(key=lambda session: (session.closed_s, session.first_offset))
         return due
 
     def flush(self) -> list[Session]:

@@ -120,10 +120,17 @@ def save_bundle(
 def save_calibrated(
     bundle: Bundle, path: Path, *, calibration: Calibration, calibration_sessions: np.ndarray
 ) -> Bundle:
-    """Write `bundle` with a calibration to `path` (may be the bundle's own) and return it."""
+    """Write `bundle` with a calibration to `path` (may be the bundle's own) and return it.
+
+    Raises `BundleError` where a file of `bundle` is no longer what it was, or `path` exists and is not a bundle.
+    """
     used = {**bundle.used_sessions, "calibration": calibration_sessions}
     with _replacing(path) as new:
-        for file in _manifest(bundle.path)["files"]:
+        manifest = _manifest(bundle.path)
+        if manifest.get("fingerprint") != bundle.fingerprint:
+            raise BundleError(f"{bundle.path} is another bundle than the one that was read. Calibrate again.")
+        for file, sha256 in manifest["files"].items():
+            _verify(bundle.path / file, sha256)  # what is sealed below is what was scored with
             shutil.copyfile(bundle.path / file, new / file)
         _seal(new, bundle.meaning, bundle.training, calibration, used)
     return load_bundle(path)
@@ -235,8 +242,13 @@ def _replacing(path: Path) -> Iterator[Path]:
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
             path.rename(old / path.name)
-            new.rename(path)
-            shutil.rmtree(old)
+            try:
+                new.rename(path)
+            except OSError:
+                (old / path.name).rename(path)
+                raise
+            finally:
+                shutil.rmtree(old)
         else:
             new.rename(path)
     finally:

@@ -55,9 +55,14 @@ def choose_device(name: str) -> torch.device:
         has_cuda = torch.cuda.is_available()
     if name == "auto":
         return torch.device("cuda" if has_cuda else "cpu")
-    if name.startswith("cuda") and not has_cuda:
-        raise UserError(f"device {name!r}: this machine has no usable CUDA GPU; use 'auto' or 'cpu'")
     try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device {name!r} is not known to torch; use 'auto', 'cpu' or 'cuda'") from error
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is not known here; use 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    if device.type == "cuda" and not has_cuda:
+        raise UserError(f"device {name!r}: this machine has no usable CUDA GPU; use 'auto' or 'cpu'")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA GPU(s), counted from 0")
+    return device

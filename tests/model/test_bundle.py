@@ -141,7 +141,7 @@ def test_saving_never_replaces_what_is_no_bundle(tmp_path: Path) -> None:
 def test_a_save_that_fails_leaves_the_old_bundle_whole(made: Bundle, copy: Path) -> None:
     bundle = load_bundle(copy)
     (copy / "model.safetensors").unlink()  # copying it will fail
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(BundleError, match=r"model\.safetensors"):
         save_calibrated(bundle, copy, calibration=Calibration({}), calibration_sessions=np.array([1]))
     shutil.copy(made.path / "model.safetensors", copy)
     assert load_bundle(copy).fingerprint == made.fingerprint

@@ -1,0 +1,86 @@
+"""Simulated load: fresh, seeded, truthful, and the same to the decoder in every shipper's shape."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING, get_args
+
+import pytest
+
+from loggpt_stream.history.corpus import Corpus, read_corpus
+from loggpt_stream.lines.masks import DEFAULT_RULES
+from loggpt_stream.lines.rules import SessionRules
+from loggpt_stream.simulator.cli import SimulateSettings, main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+START = "2026-03-01T00:00:00"
+FORMATS = get_args(SimulateSettings.model_fields["format"].annotation)
+
+
+def simulate(folder: Path, *flags: str, sessions: int = 30, seed: int = 5) -> tuple[Path, list[dict[str, str]]]:
+    """Return the file of records and the rows of truth beside it."""
+    out = folder / f"load-{len(list(folder.iterdir()))}.log"
+    common = ["--output", str(out), "--truth", f"{out}.csv", "--start", START, "--seed", str(seed)]
+    assert main([*common, "--sessions", str(sessions), "--concurrency", "10", *flags]) == 0
+    with (out.parent / f"{out.name}.csv").open() as stream:
+        return out, list(csv.DictReader(stream))
+
+
+def instances(file: Path) -> Corpus:
+    corpus = read_corpus([str(file)], SessionRules(), DEFAULT_RULES)
+    corpus.sessions = [session for session in corpus.sessions if session.kind == "instance" and not session.late]
+    return corpus
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+    one, same, other = (simulate(tmp_path, seed=seed)[0].read_bytes() for seed in (5, 5, 6))
+    assert one == same
+    assert one != other
+
+
+def test_truth_names_exactly_the_sessions_that_the_pipeline_finds(tmp_path: Path) -> None:
+    file, truth = simulate(tmp_path)
+    found = instances(file).sessions
+    assert len(truth) == 30
+    assert {row["instance_uuid"] for row in truth} == {session.key for session in found}
+    for session in found:
+        (row,) = [row for row in truth if row["instance_uuid"] == session.key]
+        assert float(row["started_at"]) - 1 <= session.lines[0].time_s <= float(row["ended_at"]) + 60
+
+
+def test_ids_never_repeat_between_sessions_of_one_recording(tmp_path: Path) -> None:
+    _, truth = simulate(tmp_path, "--splits", '["test"]', sessions=300)
+    assert len({row["instance_uuid"] for row in truth}) == 300
+
+
+@pytest.mark.parametrize("share", ["0", "1"])
+def test_the_failure_share_is_what_was_asked(tmp_path: Path, share: str) -> None:
+    _, truth = simulate(tmp_path, "--failure-share", share)
+    assert {row["failed"] for row in truth} == {share}
+
+
+def test_a_failure_share_between_is_met_within_chance(tmp_path: Path) -> None:
+    _, truth = simulate(tmp_path, "--failure-share", "0.3", sessions=300)
+    failed = sum(row["failed"] == "1" for row in truth)
+    assert 90 - 4 * 8 <= failed <= 90 + 4 * 8
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_sessions_and_texts(tmp_path: Path, name: str) -> None:
+    plain, in_format = (instances(simulate(tmp_path, "--format", each)[0]) for each in ("plain", name))
+    assert not in_format.reading.rejected
+    texts = {session.key: session.texts for session in in_format.sessions}
+    assert texts.keys() == {session.key for session in plain.sessions}
+    different = [s.key for s in plain.sessions if s.texts != texts[s.key]]
+    assert different == []
+
+
+def test_many_sessions_are_open_at_once_where_asked(tmp_path: Path) -> None:
+    file, truth = simulate(tmp_path, "--no-background", sessions=60)
+    middle = sorted(float(row["started_at"]) for row in truth)[30]
+    assert sum(float(row["started_at"]) <= middle <= float(row["ended_at"]) for row in truth) == pytest.approx(
+        10, abs=3
+    )
+    assert file.stat().st_size > 100_000
