@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from weakref import ReferenceType, ref
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,10 +54,13 @@ def exception_line(lines: Iterable[str]) -> str:
 
 @dataclass(slots=True)
 class Parent:
-    """An event that fragments may continue, and the line it became (both None where it belongs to no session)."""
+    """An event that fragments may continue, and the line it became (both None where it belongs to no session).
+
+    session: a weak reference. Thousands of writers are remembered, and a closed session must not live on for them.
+    """
 
     time_s: float
-    session: Session | None
+    session: ReferenceType[Session] | None
     line: Line | None
     reader: TracebackReader
 
@@ -74,7 +78,7 @@ class Parents:
         reader = TracebackReader()
         for text in (event.message, *event.continuation):
             reader.read(text)
-        parent = Parent(event.time_s, session, line, reader)
+        parent = Parent(event.time_s, ref(session) if session is not None else None, line, reader)
         _put(self._of_writer, (event.source, event.pid, event.logger), parent)
         _put(self._of_source, event.source, parent)
 

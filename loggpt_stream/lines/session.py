@@ -37,7 +37,7 @@ class Line:
             self.raw = f"{self.raw}\n{text[:room]}"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Session:
     """The lines of one key on one partition, in arrival order.
 

@@ -140,9 +140,10 @@ class Sessionizer:
                 return False
             self.fates["orphan_continuation"] += 1
             return True
+        session = parent.session() if parent.session is not None else None
         if parent.session is None or parent.line is None:
             self.fates["unkeyed"] += 1
-        elif parent.session.close_reason:
+        elif session is None or session.close_reason:
             self.fates["late_continuation"] += 1
         else:
             self.fates["continuation"] += 1

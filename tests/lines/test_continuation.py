@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import lzma
 from importlib.resources import files
+from weakref import ref
 
 import pytest
 
@@ -215,3 +216,16 @@ def test_in_a_recording_every_piece_of_a_traceback_finds_its_event() -> None:
     assert sessionizer.fates["orphan_continuation"] == 0
     assert sessionizer.fates["late_continuation"] == 0
     assert sessionizer.fates["continuation"] > 10_000
+
+
+def test_a_closed_session_does_not_live_on_for_continuations_that_may_come() -> None:
+    sessionizer = Sessionizer(SessionRules(idle_gap_s=5.0), Masks())
+    first = Event(time_s=1.0, level="ERROR", logger="nova.x", message="a", raw="a", session_id="one")
+    sessionizer.add(first, 0, 1.0)
+    (closed,) = sessionizer.advance(10.0)
+    gone = ref(closed)
+    del closed
+    assert gone() is None
+    late = Event(time_s=1.0, level="ERROR", logger="nova.x", message="  File", raw="  File", fragment=True)
+    assert sessionizer.add(late, 1, 10.0) == []
+    assert sessionizer.fates["late_continuation"] == 1
