@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -23,7 +24,6 @@ from pydantic_settings import (
     SettingsError,
     YamlConfigSettingsSource,
 )
-from yaml import YAMLError
 
 from loggpt_stream.errors import UserError
 
@@ -110,8 +110,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources: what code gives, flags (put first by pydantic), environment, YAML."""
         file = _yaml_file.get()
-        yaml = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
-        return (init_settings, env_settings, *yaml)
+        from_file = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
+        return (init_settings, env_settings, *from_file)
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -151,15 +151,27 @@ def load(cls: type[SettingsT], argv: Sequence[str], *, prog: str, description: s
         return cls(_cli_settings_source=flags)
     except ValidationError as error:
         raise UserError("\n".join(_sentence(cls, each) for each in error.errors(include_url=False))) from None
-    except (SettingsError, YAMLError, ValueError) as error:  # ValueError: YAML that is no mapping, or no text
-        raise UserError(f"{named or 'environment'}: {error}") from None
+    except SettingsError as error:  # a group of settings given as text that is no JSON
+        raise UserError(f"environment: {error}") from None
     finally:
         _yaml_file.reset(token)
 
 
 def _readable(file: Path) -> Path:
-    if not file.is_file():
-        raise UserError(f"--config {file}: no such file. There are commented examples in configs/.")
+    """Return `file` if it is one of settings. No message quotes it: a password may stand there."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise UserError(f"--config {file}: {reason}. There are commented examples in configs/.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"--config {file}: is no UTF-8 text") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"--config {file}{place}: is no YAML; a value with special characters needs quotes") from None
+    if content is not None and not (isinstance(content, dict) and all(isinstance(name, str) for name in content)):
+        raise UserError(f"--config {file}: holds no settings; write them as `name: value`, one a line")
     return file
 
 
@@ -181,7 +193,8 @@ def _sentence(cls: type[BaseModel], error: Any) -> str:  # noqa: ANN401 - pydant
         variable = ENV_PREFIX + key.upper().replace(".", ENV_NESTED)
         return f"{key}: is required: give --{key.replace('_', '-')}, {variable} or {key} in the YAML file"
     # Only plain values are shown: a group of settings, or all of them, may hold a secret.
-    shown = isinstance(error["input"], str | int | float) and "password" not in key and "secret" not in error["type"]
+    plain = isinstance(error["input"], str | int | float | None)
+    shown = plain and "password" not in key and "secret" not in error["type"]
     value = f"{key} = {error['input']!r}: " if shown else f"{key}: " if key else ""
     return value + str(error["msg"]).removeprefix("Value error, ")
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Self
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from loggpt_stream.errors import UserError
 from loggpt_stream.settings import KafkaSettings, Section, Settings, load
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SECRET = "hunter2-hunter2"
 
@@ -32,7 +30,7 @@ def loaded(*flags: str) -> Example:
 
 def yaml(tmp_path: Path, text: str) -> str:
     file = tmp_path / "settings.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8", errors="surrogatepass")
     return str(file)
 
 
@@ -57,8 +55,12 @@ def test_flags_win_over_environment_over_yaml_over_defaults(tmp_path: Path, monk
         ("training:\n  epochs: 0", r"training\.epochs = 0: .*greater than 0"),
         ("seed: many", r"seed = 'many': .*integer"),
         ("kafka:\n  security_protocol: TLS", r"kafka\.security_protocol = 'TLS': .*SASL_SSL"),
-        ("- a\n- b", r"settings\.yaml"),
-        ("seed: [", r"settings\.yaml"),
+        ("- a\n- b", r"settings\.yaml: holds no settings; write them as `name: value`"),
+        ("just words", r"settings\.yaml: holds no settings"),
+        ("1: one", r"settings\.yaml: holds no settings"),
+        ("seed: [", r"settings\.yaml, line 1, column 8: is no YAML"),
+        ("seed: 1\n\tx: 2", r"settings\.yaml, line 2, column 1: is no YAML; .*quotes"),
+        ("seed: \ud800", r"settings\.yaml: is no UTF-8"),
     ],
 )
 def test_a_mistake_in_yaml_names_key_value_and_what_would_be_right(tmp_path: Path, text: str, named: str) -> None:
@@ -82,6 +84,11 @@ def test_a_mistake_in_the_environment_is_one_too(
         loaded()
 
 
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert loaded("--config", yaml(tmp_path, "# only a comment\n")) == loaded("--config", yaml(tmp_path, ""))
+    assert loaded("--config", yaml(tmp_path, "")).seed == 42
+
+
 def test_a_key_of_another_command_in_the_environment_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGGPT_ALERT_TOPIC", "x")
     assert loaded().seed == 42
@@ -91,8 +98,10 @@ def test_unknown_flags_and_missing_files_are_errors(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         loaded("--sede", "1")
     assert "--sede" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"nowhere\.yaml: no such file"):
+    with pytest.raises(UserError, match=r"nowhere\.yaml: no such file.*configs/"):
         loaded("--config", "nowhere.yaml")
+    with pytest.raises(UserError, match="directory"):
+        loaded("--config", ".")
 
 
 def test_a_secret_shows_in_no_repr_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +114,85 @@ def test_a_secret_shows_in_no_repr_and_no_error(tmp_path: Path, monkeypatch: pyt
     assert SECRET not in str(caught.value)
 
 
+class TwoThatDoNotFit(Example):
+    @model_validator(mode="after")
+    def never(self) -> Self:
+        raise ValueError("seed and training do not go together")
+
+
+def test_a_rule_over_several_settings_shows_no_other_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGGPT_KAFKA__PASSWORD", SECRET)
+    with pytest.raises(UserError) as caught:
+        load(TwoThatDoNotFit, (), prog="example", description="")
+    assert str(caught.value) == "seed and training do not go together"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LOGGPT_KAFKA", f'{{"password": "{SECRET}"'),
+        ("LOGGPT_KAFKA", f'["{SECRET}"]'),
+        ("LOGGPT_KAFKA", f'{{"password": ["{SECRET}"]}}'),
+        ("LOGGPT_KAFKA__PASWORD", SECRET),
+        ("LOGGPT_PASSWORD", SECRET),
+    ],
+)
+def test_a_mistake_around_a_secret_does_not_show_it(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError) as caught:
+        loaded()
+    assert SECRET not in str(caught.value)
+    assert "kafka" in str(caught.value).lower()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"kafka:\n  password: {SECRET}: x\n",
+        f"kafka:\n  password: '{SECRET}\n",
+        f"kafka:\n  password: !{SECRET}\n",
+        f"kafka:\n  password: *{SECRET}\n",
+        f"kafka:\n  password: %{SECRET}\n",
+        f"kafka:\n  password: @{SECRET}\n",
+        f"kafka:\n  - password: {SECRET}\n",
+        f"kafka:\n  pasword: {SECRET}\n",
+    ],
+)
+def test_broken_yaml_around_a_secret_does_not_show_it(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError) as caught:
+        loaded("--config", yaml(tmp_path, text))
+    assert SECRET not in str(caught.value)
+
+
+def test_a_missing_setting_says_all_three_ways_to_give_it() -> None:
+    class Needy(Settings):
+        bundle_dir: str = Field(description="needed")
+
+    with pytest.raises(UserError, match=r"bundle_dir: is required: give --bundle-dir, LOGGPT_BUNDLE_DIR or bundle_dir"):
+        load(Needy, (), prog="needy", description="")
+
+
+def test_help_teaches_each_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        loaded("--help")
+    shown = capsys.readouterr().out
+    for said in (
+        "An example.",
+        "--training.epochs",
+        "at most so many epochs",
+        "--kafka.security-protocol",
+        "default: 42",
+    ):
+        assert said in shown
+
+
+def test_settings_do_not_change_once_loaded() -> None:
+    settings = loaded()
+    for owner, name in ((settings, "seed"), (settings.kafka, "bootstrap")):
+        with pytest.raises(ValueError, match="frozen"):
+            setattr(owner, name, 1)
+
+
 def test_an_unreadable_certificate_is_an_error_that_names_it() -> None:
     with pytest.raises(UserError, match=r"kafka\.ca_file"):
-        KafkaSettings(security_protocol="SSL", ca_file="/nowhere/ca.pem").client_options()  # type: ignore[arg-type]
+        KafkaSettings(security_protocol="SSL", ca_file=Path("/nowhere/ca.pem")).client_options()

@@ -146,8 +146,6 @@ class _Learner:
         tokens = mine = lines = 0
         for step, batch in enumerate(batches, first_step):
             share = self._share_done(step / all_steps, spent_s + time.monotonic() - began_s)
-            if share >= 1:
-                break
             sums += self._step(batch, _learning_rate(self.run.training, step, share))
             tokens += packed.tokens_of(batch)
             mine += packed.tokens_of(batch[self.world.rank :: self.world.size])
@@ -156,6 +154,8 @@ class _Learner:
                 now_s = time.monotonic() - began_s
                 done = max((step + 1) / all_steps, share)
                 self.progress.step(number, done, float(sums[0]) / mine, tokens / now_s, spent_s + now_s)
+            if share >= 1:  # the time is up
+                break
         self.world.sum(sums)
         trained_s = time.monotonic() - began_s
         loss, line_loss, end_loss = validate(self.model, self.material.validation, self.material.pad_id, self.world)
@@ -232,7 +232,7 @@ def _resumable(run: Run, world: World) -> State | None:
 def _learning_rate(training: TrainingSettings, step: int, share: float) -> float:
     """Return the learning rate: a linear warm-up, then a cosine down to a tenth where `share` of the run done is 1."""
     warm = min(1.0, (step + 1) / (training.warmup_steps + 1))
-    cosine = _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * share)) / 2
+    cosine = _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
     return training.learning_rate * warm * cosine
 
 

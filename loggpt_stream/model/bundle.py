@@ -246,9 +246,9 @@ def _replacing(path: Path) -> Iterator[Path]:
                 new.rename(path)
             except OSError:
                 (old / path.name).rename(path)
+                old.rmdir()
                 raise
-            finally:
-                shutil.rmtree(old)
+            shutil.rmtree(old)
         else:
             new.rename(path)
     finally:

@@ -55,6 +55,7 @@ def choose_device(name: str) -> torch.device:
         has_cuda = torch.cuda.is_available()
     if name == "auto":
         return torch.device("cuda" if has_cuda else "cpu")
+    device: torch.device | None
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from loggpt_stream.errors import BundleError
 from loggpt_stream.model.bundle import MANIFEST, load_bundle, save_bundle, save_calibrated
@@ -51,8 +51,13 @@ def test_hugging_face_tools_open_it_and_agree(made: Bundle) -> None:
     model = AutoModelForCausalLM.from_pretrained(made.path)
     tokenizer = AutoTokenizer.from_pretrained(made.path)
     ours = made.tokenizer()
-    line = nova34().sessions[0].texts[0]
-    assert tuple(tokenizer.encode(line, add_special_tokens=False)) == ours.encode(line)
+    assert AutoConfig.from_pretrained(made.path).model_type == "gpt2"
+    fast = PreTrainedTokenizerFast.from_pretrained(made.path)
+    for line in {text for session in nova34().sessions[:80] for text in session.texts}:
+        ids = ours.encode(line)
+        assert tuple(tokenizer.encode(line, add_special_tokens=False)[: len(ids)]) == ids
+        assert tuple(fast.encode(line, add_special_tokens=False)[: len(ids)]) == ids
+    assert (fast.pad_token_id, fast.eos_token_id) == (ours.pad_id, ours.end_id)
     assert model.config.vocab_size == ours.vocabulary_size
     for name, weights in made.model().state_dict().items():
         assert torch.equal(weights, model.state_dict()[name])
@@ -146,6 +151,57 @@ def test_a_save_that_fails_leaves_the_old_bundle_whole(made: Bundle, copy: Path)
     shutil.copy(made.path / "model.safetensors", copy)
     assert load_bundle(copy).fingerprint == made.fingerprint
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]
+
+
+def test_a_save_that_cannot_take_its_place_puts_the_old_bundle_back(
+    made: Bundle, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if Path(target) == copy and ".copy-old-" not in str(self):
+            raise OSError("no space left on device")
+        return renamed(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="no space left"):
+        save_calibrated(
+            load_bundle(copy), copy, calibration=Calibration({}), calibration_sessions=np.array([1], dtype=np.int64)
+        )
+    assert load_bundle(copy).fingerprint == made.fingerprint
+    assert [path.name for path in copy.parent.iterdir()] == ["copy"]
+
+
+def test_what_was_altered_since_it_was_read_is_not_sealed_anew(copy: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(copy)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    with pytest.raises(BundleError, match=r"model\.safetensors was altered"):
+        save_calibrated(bundle, tmp_path / "new", calibration=Calibration({}), calibration_sessions=np.array([1]))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_bundle_replaced_since_it_was_read_is_not_calibrated(tmp_path: Path) -> None:
+    read = uncalibrated(tmp_path / "bundle", seed=1)
+    uncalibrated(tmp_path / "bundle", seed=2)
+    with pytest.raises(BundleError, match="another bundle"):
+        save_calibrated(read, read.path, calibration=Calibration({}), calibration_sessions=np.array([1]))
+
+
+def test_masks_and_session_rules_come_back_as_they_were(made: Bundle) -> None:
+    loaded = load_bundle(made.path)
+    _, meaning = untrained_parts()
+    assert loaded.meaning == meaning
+    assert loaded.masks().mask("vm 7c394555-b573-4de3-a038-789af2d1ff4d") == "vm <uuid>"
+    assert loaded.training == {"seed": 42}
+
+
+def test_weights_come_back_exactly_and_score_the_same(made: Bundle) -> None:
+    session = nova34().sessions[3]
+    one, other = (load_bundle(made.path).scorer(torch.device("cpu")).score([session])[0] for _ in range(2))
+    assert one.line_losses_L.tolist() == other.line_losses_L.tolist()
+    assert one.end_loss == other.end_loss
 
 
 def test_verdicts() -> None:

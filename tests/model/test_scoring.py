@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from loggpt_stream.errors import UserError
 from loggpt_stream.model.gpt import ModelShape, choose_device, new_model
+from loggpt_stream.model.losses import token_losses
 from loggpt_stream.model.scoring import Scorer
 from loggpt_stream.model.statistics import CLIP_NATS, Scale, combine, fit_scales, session_statistics
 from tests.tiny_bundle import nova34, untrained_parts
@@ -84,15 +86,55 @@ def test_padding_is_never_seen() -> None:
 
 
 def test_losses_agree_with_transformers_own_loss() -> None:
-    (window,) = SCORER.windows(Said("instance", SESSIONS[0].texts[:4]))
+    said = Said("instance", SESSIONS[0].texts[:4])
+    (window,) = SCORER.windows(said)
     ids = torch.tensor([window.ids_T])
     with torch.inference_mode():
-        mean = float(SCORER.model(ids, labels=ids).loss)
-    (score,) = SCORER.score([Said("instance", SESSIONS[0].texts[:4])])
-    separators = len(window.ids_T) - 1 - sum(map(len, score.token_losses)) - 1
-    ours = float(score.line_losses_L.sum()) + score.end_loss
-    assert ours < mean * (len(window.ids_T) - 1)  # what remains is the separators' loss
-    assert separators == 4
+        output = SCORER.model(ids, labels=ids)
+    ours = token_losses(output.logits, ids)[0]
+    assert float(ours.sum()) / (ids.shape[1] - 1) == pytest.approx(float(output.loss), abs=1e-5)
+    (score,) = SCORER.score([said])
+    for index, loss in enumerate(score.line_losses_L):
+        mine = [float(ours[t]) for t, whose in enumerate(window.line_T) if whose == index]
+        assert loss == pytest.approx(sum(mine), abs=1e-5)
+    assert score.end_loss == pytest.approx(float(ours[-1]), abs=1e-5)
+
+
+def test_a_session_of_many_windows_has_every_line_scored_and_its_tail_scores_no_line_twice() -> None:
+    lines = [text for session in SESSIONS for text in session.texts][:300]
+    (score,) = SCORER.score([Said("instance", lines)])
+    assert len(SCORER.windows(Said("instance", lines))) > 5
+    assert len(score.line_losses_L) == len(lines)
+    assert np.isfinite(score.line_losses_L).all()
+    # The end sees the tail alone: another beginning does not move it.
+    (other,) = SCORER.score([Said("instance", ["INFO x wholly different", *lines[40:]])])
+    assert other.end_loss == pytest.approx(score.end_loss, abs=1e-5)
+
+
+def test_the_kind_of_a_session_is_seen() -> None:
+    lines = SESSIONS[0].texts[:3]
+    one, other = SCORER.score([Said("instance", lines), Said("request", lines)])
+    assert one.line_losses_L != pytest.approx(other.line_losses_L, abs=1e-6)
+
+
+def test_no_sessions_have_no_scores() -> None:
+    assert SCORER.score([]) == []
+
+
+@given(
+    lengths=st.lists(st.integers(1, 64), max_size=40),
+    batch_tokens=st.integers(1, 300),
+)
+def test_batches_hold_every_window_once_and_no_more_tokens_than_allowed(lengths: list[int], batch_tokens: int) -> None:
+    sizes = scorer_with(batch_tokens)
+    batches = list(sizes._batches(lengths))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= batch_tokens
+
+
+def scorer_with(batch_tokens: int) -> Scorer:
+    return Scorer(SCORER.model, SCORER.tokenizer, SCORER.device, batch_tokens=batch_tokens)
 
 
 def test_damaged_weights_are_said_and_not_scored() -> None:
@@ -113,8 +155,13 @@ def test_cuda_gives_the_same_losses() -> None:
 
 def test_devices_that_are_not_there_are_errors_that_say_so() -> None:
     assert choose_device("auto").type in ("cpu", "cuda")
-    with pytest.raises(UserError, match="not known"):
-        choose_device("abacus")
+    for name in ("abacus", "mps", "meta", "cpu:x", ""):
+        with pytest.raises(UserError, match="not known"):
+            choose_device(name)
+    assert choose_device("cpu") == torch.device("cpu")
+    if torch.cuda.is_available():
+        with pytest.raises(UserError, match="counted from 0"):
+            choose_device("cuda:77")
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="no usable CUDA"):
             choose_device("cuda")
@@ -142,6 +189,17 @@ def test_surprise_is_finite_and_never_falls(values: list[float], value: float, m
     scale = Scale.fit(np.array(values))
     assert np.isfinite(scale.surprise(value))
     assert scale.surprise(value + more) >= scale.surprise(value)
+
+
+@pytest.mark.parametrize(
+    "values", [[3.0], [3.0] * 40, [0.0] * 5, [-2.0] * 3], ids=["one", "equal", "zeros", "negative"]
+)
+def test_a_scale_of_values_without_spread_still_tells_more_from_less(values: list[float]) -> None:
+    scale = Scale.fit(np.array(values))
+    usual = scale.surprise(values[0])
+    assert usual == pytest.approx(math.log(2), abs=1e-6)  # half of all normal sessions reach the median
+    assert scale.surprise(values[0] + 1.0) > usual + 10
+    assert scale.surprise(values[0] - 1.0) <= usual
 
 
 def test_the_combination_adds_the_surprises() -> None:

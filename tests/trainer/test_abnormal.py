@@ -21,13 +21,14 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     return tiny_bundle(tmp_path_factory.mktemp("odd") / "bundle").scorer(torch.device("cpu"))
 
 
+def odd_one_like(calm: Session) -> Session:
+    strange = Line(9.0, 9, "CRITICAL nova.zebra The quick brown fox jumped into hyperspace", "", "RAW fox\nmore")
+    return Session("odd", "instance", 0.0, 9.0, 0, lines=[*calm.lines[:5], strange, *calm.lines[5:]])
+
+
 def test_a_session_with_a_line_never_seen_stands_out_and_shows_that_line(scorer: Scorer) -> None:
-    calm = [session for session in nova34().sessions[:60] if session.kind == "instance"][:1] * 30
-    strange = Line(
-        9.0, 9, "CRITICAL nova.zebra The quick brown fox jumped into hyperspace at <n3>", "", "RAW fox\nmore"
-    )
-    odd = Session("odd", "instance", 0.0, 9.0, 0, lines=[*calm[0].lines[:5], strange, *calm[0].lines[5:]])
-    look = look_for_abnormal([*calm, odd], scorer)
+    calm = next(session for session in nova34().sessions if session.kind == "instance")
+    look = look_for_abnormal([*[calm] * 30, odd_one_like(calm)], scorer)
     assert look.sessions == {"instance": 31}
     assert look.abnormal == {"instance": 1}
     assert look.share == pytest.approx(1 / 31)
@@ -38,10 +39,10 @@ def test_a_session_with_a_line_never_seen_stands_out_and_shows_that_line(scorer:
 
 
 def test_a_kind_with_few_sessions_is_counted_but_not_judged(scorer: Scorer) -> None:
-    few = [session for session in nova34().sessions if session.kind == "request"][:5]
-    look = look_for_abnormal(few, scorer)
-    assert look.sessions == {"request": 5}
-    assert look.abnormal == {"request": 0}
+    calm = next(session for session in nova34().sessions if session.kind == "instance")
+    look = look_for_abnormal([*[calm] * 4, odd_one_like(calm)], scorer)
+    assert look.sessions == {"instance": 5}
+    assert look.abnormal == {"instance": 0}
 
 
 def test_z_is_robust_to_the_outliers_it_is_to_find() -> None:

@@ -1,0 +1,111 @@
+"""Our log output: constant event names with fields, JSON for machines, readable for people, no secret in either."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+from pydantic import SecretStr
+
+from loggpt_stream import logs
+from loggpt_stream.settings import KafkaSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECRET = "hunter2-hunter2"
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def written(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return [json.loads(line) for line in captured.err.splitlines()]
+
+
+def test_an_event_is_one_json_object_with_its_fields_level_time_and_component(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("json")
+    logs.get_logger("daemon").info("partition_assigned", partition=3, topic="logs", text="a\nb")
+    (event,) = written(capsys)
+    assert event.pop("timestamp").endswith("Z")
+    assert event == {
+        "event": "partition_assigned",
+        "component": "daemon",
+        "level": "info",
+        "partition": 3,
+        "topic": "logs",
+        "text": "a\nb",
+    }
+
+
+def test_auto_means_json_where_nobody_watches_and_readable_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs.configure("auto")
+    logs.get_logger("x").info("first")
+    assert written(capsys)[0]["event"] == "first"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    logs.configure("auto")
+    logs.get_logger("x").info("second", rows=7)
+    shown = capsys.readouterr().err
+    assert "second" in shown
+    assert not shown.startswith("{")
+
+
+def test_what_is_below_the_level_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("json", level="warning")
+    log = logs.get_logger("x")
+    log.info("quiet")
+    log.warning("loud")
+    assert [event["event"] for event in written(capsys)] == ["loud"]
+
+
+def test_an_exception_is_part_of_its_event(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("json")
+    logs.get_logger("x").error("send_failed", exc_info=RuntimeError("broken pipe"))
+    (event,) = written(capsys)
+    assert event["exception"][0]["exc_value"] == "broken pipe"
+
+
+def test_libraries_speak_in_the_same_form_and_only_when_it_matters(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("json")
+    logging.getLogger("aiokafka.consumer").info("chatter")
+    logging.getLogger("aiokafka.consumer").warning("lost %s", "partition 3")
+    (event,) = written(capsys)
+    assert (event["event"], event["level"], event["logger"]) == ("lost partition 3", "warning", "aiokafka.consumer")
+
+
+def test_configuring_twice_writes_once(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("json")
+    logs.configure("json")
+    logs.get_logger("x").info("once")
+    logging.getLogger("lib").warning("once too")
+    assert [event["event"] for event in written(capsys)] == ["once", "once too"]
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_secret_is_never_written(capsys: pytest.CaptureFixture[str], log_format: logs.LogFormat) -> None:
+    logs.configure(log_format)
+    kafka = KafkaSettings(username="me", password=SecretStr(SECRET))
+    log = logs.get_logger("x")
+    log.info("settings", kafka=kafka, dumped=kafka.model_dump(), password=kafka.password)
+    log.error("login_failed", kafka=kafka, exc_info=RuntimeError(f"cannot log in with {kafka!r}"))
+    logging.getLogger("aiokafka").error("login %s", kafka)
+    shown = capsys.readouterr().err
+    assert "login_failed" in shown
+    assert SECRET not in shown
