@@ -3,8 +3,8 @@
     python benchmarks/memory_run.py --minutes 20 --open-sessions 10000 --bundle demo-output/bundle
 
 Starts a real Kafka, the daemon and `loggpt-stream simulate` (at a rate that keeps the daemon behind: full speed),
-samples the RSS of the daemon every five seconds, writes memory.csv, memory.png and memory.md. The slope is a line fitted
-to the samples after the warm-up.
+samples the RSS of the daemon every five seconds, writes memory.csv, memory.png and memory.md. The slope is of a line
+through the samples after the warm-up.
 """
 
 from __future__ import annotations
