@@ -92,6 +92,7 @@ def train(settings: TrainerSettings) -> None:
         curve = learn(model, material, run, world, progress)
         if prepared is None:
             return
+        progress.doing("scoring what was learned from")
         look = look_for_abnormal(prepared.split.train, Scorer(model, prepared.tokenizer, world.device))
         bundle = _save(settings, prepared, model, curve, world)
         write_report(settings, bundle, prepared.counts, curve, look)
@@ -125,6 +126,7 @@ def _prepare_for_all(settings: TrainerSettings, world: World, progress: Progress
 def _prepare(settings: TrainerSettings, progress: Progress) -> _Prepared:
     _require_place_for_bundle(settings.out)
     corpus = read_history(settings, progress.reading)
+    progress.doing("fitting the tokenizer")
     split = split_history(corpus, settings)
     tokenizer = fit_tokenizer(split.train, settings.tokenizer)
     counts = count(corpus, split, tokenizer)

@@ -40,11 +40,18 @@ class Progress:
             return
         with self._console.status("starting") as status:
             self._status = status
+            self._next_s = time.monotonic()
             yield self
+        self._status = None
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
         self._console.print(text)
+
+    def doing(self, text: str) -> None:
+        """Show on the live line, if there is one, what takes a while now."""
+        if self._status is not None:
+            self._status.update(text)
 
     def due(self) -> bool:
         """Tell whether it is time to show where things are."""

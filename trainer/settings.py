@@ -97,10 +97,10 @@ class TrainingSettings(Section):
 
     epochs: int = Field(30, gt=0, description="at most so many passes over the training sessions")
     patience: int = Field(3, gt=0, description="stop after so many epochs without a better validation loss")
-    batch_tokens: int = Field(2048, ge=64, description="tokens a step, padding included, over all processes")
+    batch_tokens: int = Field(512, ge=64, description="tokens a step, padding included, over all processes")
     learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay")
-    warmup_steps: int = Field(50, ge=0, description="steps until the highest learning rate")
+    warmup_steps: int = Field(20, ge=0, description="steps until the highest learning rate")
     gradient_clip: float = Field(1.0, gt=0, description="longest gradient")
 
 
@@ -108,7 +108,7 @@ class TrainerSettings(Settings):
     """Settings of `loggpt-train`."""
 
     # `from` is a word of Python's own: the field has another name, flags and YAML say `from`.
-    model_config = SettingsConfigDict(populate_by_name=True)
+    model_config = SettingsConfigDict(populate_by_name=True, env_prefix_target="all")
 
     inputs: CliPositionalArg[list[str]] = Field(
         [], description="log files (plain, .gz, .xz, .zst; text or JSON lines), directories of them, or - for stdin"

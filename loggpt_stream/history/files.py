@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import heapq
+import io
 import lzma
 import sys
 from collections import Counter
@@ -97,7 +98,8 @@ def _open(name: str) -> IO[bytes]:
             case ".xz":
                 return lzma.open(name, "rb")
             case ".zst":
-                return cast("IO[bytes]", zstandard.open(name, "rb"))
+                # The reader has no lines of its own.
+                return io.BufferedReader(cast("io.RawIOBase", zstandard.open(name, "rb")))
             case _:
                 return Path(name).open("rb")
     except OSError as error:

@@ -73,6 +73,8 @@ def read_labels(path: str) -> Labels:
             raw = lzma.decompress(raw)
         reader = csv.DictReader(io.StringIO(raw.decode()))
         columns = tuple(reader.fieldnames or ())
+        if not columns:
+            raise UserError(f"{path}: is empty; a label CSV has a header line.")
         rows = {row[columns[0]]: row for row in reader}
     except (OSError, UnicodeDecodeError, lzma.LZMAError, IndexError) as error:
         raise UserError(f"{path}: cannot be read as a label CSV ({error!r}).") from error

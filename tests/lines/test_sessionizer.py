@@ -144,6 +144,24 @@ def test_activity_within_the_grace_time_keeps_an_ending_session_open_for_another
     assert (closed.close_reason, len(closed.lines)) == ("terminal", 2)
 
 
+def test_an_ending_session_that_is_kept_open_does_not_hold_up_the_next() -> None:
+    feed = Feed()
+    feed.add(line(1000.0, "a", "destroyed"))
+    feed.add(line(1001.0, "b", "destroyed"))
+    feed.add(line(1020.0, "a", "clean-up"))
+    assert [(each.key, each.closed_s) for each in feed.sessionizer.advance(1031.0)] == [("b", 1031.0)]
+    assert [(each.key, each.closed_s) for each in feed.sessionizer.advance(1050.0)] == [("a", 1050.0)]
+
+
+def test_what_is_due_at_the_same_time_closes_in_order_of_opening() -> None:
+    feed = Feed(replace(RULES, max_age_s=200.0))
+    feed.add(line(1000.0, "a"))
+    feed.add(line(1000.0, "b"))
+    feed.add(line(1100.0, "a"))
+    # Both are also quiet for long enough by now, "b" for longer.
+    assert [(each.key, each.closed_s) for each in feed.sessionizer.advance(9000.0)] == [("a", 1200.0), ("b", 1200.0)]
+
+
 def test_grace_is_never_longer_than_the_idle_gap() -> None:
     feed = Feed(replace(RULES, grace_s=900.0))
     feed.add(line(1000.0, message="destroyed"))
