@@ -134,17 +134,21 @@ def load(cls: type[SettingsT], argv: Sequence[str], *, prog: str, description: s
     """
     _refuse_unknown_environment(cls)
     parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=_Formatter, allow_abbrev=False)
-    flags: Any = CliSettingsSource(
-        cls,
-        root_parser=parser,
-        cli_prog_name=prog,
-        cli_parse_args=list(argv),
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        formatter_class=_Formatter,
-    )
+    try:
+        flags: Any = CliSettingsSource(
+            cls,
+            root_parser=parser,
+            cli_prog_name=prog,
+            cli_parse_args=list(argv),
+            cli_kebab_case=True,
+            cli_implicit_flags=True,
+            cli_hide_none_type=True,
+            cli_avoid_json=True,
+            formatter_class=_Formatter,
+        )
+    except SettingsError:
+        # Its message shows what it could not read, which may be a secret.
+        raise UserError(f"{prog}: a flag's value cannot be read; a group is given as KEY=VALUE. See --help.") from None
     named = flags().get("config") or os.environ.get(f"{ENV_PREFIX}CONFIG")
     token = _yaml_file.set(_readable(Path(named)) if named else None)
     try:

@@ -196,3 +196,13 @@ def test_settings_do_not_change_once_loaded() -> None:
 def test_an_unreadable_certificate_is_an_error_that_names_it() -> None:
     with pytest.raises(UserError, match=r"kafka\.ca_file"):
         KafkaSettings(security_protocol="SSL", ca_file=Path("/nowhere/ca.pem")).client_options()
+
+
+class Selecting(Settings):
+    select: dict[str, str] = Field({}, description="COLUMN=VALUE")
+
+
+def test_a_flag_that_wants_key_and_value_says_so() -> None:
+    with pytest.raises(UserError, match="KEY=VALUE"):
+        load(Selecting, ["--select", "split"], prog="x", description="")
+    assert load(Selecting, ["--select", "split=val"], prog="x", description="").select == {"split": "val"}
