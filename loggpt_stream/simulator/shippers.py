@@ -24,6 +24,7 @@ _HEADER: Final = re.compile(
     r"(?P<message>.*)",
     re.DOTALL,
 )
+_KOLLA_FIRST: Final = re.compile(rf"{TIME_TEXT} \S+ \S+ \S+ \[.*\]")
 # oslo.log appends the exception that is being handled: `: nova.exception.ComputeHostNotFound: Compute host …`.
 _ERROR_SUMMARY: Final = re.compile(r": ((?:[a-z_]\w*\.)+[A-Z]\w*(?:: .*)?)\Z", re.DOTALL)
 
@@ -182,10 +183,14 @@ def _fluent_json(event: Marked) -> list[str]:
 
 
 def _kolla(event: Marked) -> list[str]:
-    """Return a record for each header: kolla's multi-line parser appends to it what has none."""
+    """Return a record for each line that kolla-ansible's multi-line parser takes for a first one.
+
+    That is a header with a bracket right behind the logger: a traceback of an instance is a record a line, any other is
+    appended, headers and all.
+    """
     records: list[list[str]] = []
     for line in event.lines:
-        if _HEADER.match(line):
+        if not records or _KOLLA_FIRST.match(line):
             records.append([line])
         else:
             records[-1].append(line)
@@ -196,7 +201,7 @@ def _kolla_record(event: Marked, text: str) -> str:
     header = _HEADER.match(text)
     if header is None:
         raise ValueError(f"a recorded event without header: {text!r}")
-    instance = f" [instance: {header['instance']}]" if header["instance"] else ""
+    instance = f"[instance: {header['instance']}] " if header["instance"] else ""
     context = header["context"]
     value = {
         "Timestamp": TIME_TEXT,
@@ -204,10 +209,11 @@ def _kolla_record(event: Marked, text: str) -> str:
         "log_level": header["level"],
         "python_module": header["logger"],
     }
-    payload = f"{instance} {header['message']}"
+    payload = f"{instance}{header['message']}"
     if context == "-":
-        payload = f"[-]{payload}"
+        payload = f"[-] {payload}"
     elif context:
+        payload = f" {payload}"
         first, request, user, project, *rest = context.split(" ")
         if first.startswith("req-"):
             value["global_request_id"] = first.removeprefix("req-")
