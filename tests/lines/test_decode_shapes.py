@@ -164,7 +164,7 @@ def test_a_pinned_text_shape_takes_lines_without_header_even_such_as_begin_like_
 
 
 def test_a_pin_that_is_no_shape_is_a_callers_mistake() -> None:
-    with pytest.raises(ValueError, match="no shape is called 'text': one of plain, loghub"):
+    with pytest.raises(ValueError, match="no such shape; there are plain, loghub"):
         decode(record(LINE), pin="text")
 
 
