@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import heapq
-import io
 import lzma
 import sys
 from collections import Counter
@@ -13,11 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, cast
 
-import zstandard
-
 from loggpt_stream.errors import UserError
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Event, Record, UndecodableError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -84,7 +86,7 @@ def _timed(
                 newest_s = event.time_s
                 ordered_s = max(ordered_s, event.time_s)
                 yield ordered_s, event, record
-    except (OSError, EOFError, lzma.LZMAError, zstandard.ZstdError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zstd.ZstdError) as error:
         raise UserError(f"{name}: cannot be read ({error}). Is the file complete, and its ending right?") from error
 
 
@@ -98,8 +100,7 @@ def _open(name: str) -> IO[bytes]:
             case ".xz":
                 return lzma.open(name, "rb")
             case ".zst":
-                # The reader has no lines of its own.
-                return io.BufferedReader(cast("io.RawIOBase", zstandard.open(name, "rb")))
+                return cast("IO[bytes]", zstd.open(name, "rb"))
             case _:
                 return Path(name).open("rb")
     except OSError as error:
