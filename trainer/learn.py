@@ -79,7 +79,7 @@ def learn(
     learner = _Learner(model, optimizer, material, run, world, progress)
     curve: tuple[EpochLosses, ...] = ()
     best: dict[str, Tensor] = {}
-    state = _resumable(run, world)
+    state = _resumable(run, world, progress)
     if state is not None:
         progress.say(f"going on after epoch {len(state.curve)}, from {run.checkpoint}")
         curve, best = state.curve, state.best or state.weights
@@ -215,10 +215,12 @@ def _losses(
     return token_losses(model(ids_BT).logits, ids_BT), role_BT
 
 
-def _resumable(run: Run, world: World) -> State | None:
+def _resumable(run: Run, world: World, progress: Progress) -> State | None:
     """Return the checkpoint of this very run, the same in every process, or None."""
     state = load_state(run.checkpoint)
     usable = state is not None and state.identity == run.identity
+    if state is not None and not usable:
+        progress.say(f"starting afresh: the checkpoint {run.checkpoint} is of other settings or other sessions")
     # Where the processes do not share a file system, the first one's word counts.
     agreed = bool(world.from_first(torch.tensor([int(usable)], device=world.device)))
     if agreed and not usable:

@@ -18,7 +18,8 @@ class SessionRules:
     unkeyed: what becomes of a line without any key: `drop` (counted), or `window` (one session per host and service).
     idle_gap_s: a session without a line for so long closes.
     max_age_s, max_lines: a session that is older or longer closes; what follows becomes its next part.
-    terminal: pieces of text that end a session; after such a line the idle gap is `grace_s`.
+    terminal: pieces of text that end an instance's session; after such a line the idle gap is `grace_s`. An explicit
+        session may hold several instances, and a request goes on after it destroyed one.
     max_future_s: a line dated further ahead of its arrival is taken as arriving now plus this.
     tombstone_s: a closed session is remembered so long. Within it, what follows a close by age or length is the next
         part of the session, and what follows a terminal close is a `late` session, which is never judged.

@@ -158,9 +158,12 @@ def test_the_best_weights_survive_a_resume_after_worse_epochs(
     assert all(torch.equal(weights_of(first)[name], weight) for name, weight in weights_of(again).items())
 
 
-def test_the_checkpoint_of_other_settings_or_data_is_not_used(material: Material, tmp_path: Path) -> None:
+def test_the_checkpoint_of_other_settings_or_data_is_not_used_and_that_is_said(
+    material: Material, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     learn(tiny(material), material, run(tmp_path, epochs=1), ALONE, QUIET)
-    curve = learn(tiny(material), material, run(tmp_path, identity="other", epochs=1), ALONE, QUIET)
+    curve = learn(tiny(material), material, run(tmp_path, identity="other", epochs=1), ALONE, Progress())
+    assert "starting afresh: the checkpoint" in capsys.readouterr().err
     assert len(curve) == 1
     state = load_state(tmp_path / "checkpoint")
     assert state is not None
