@@ -125,6 +125,7 @@ class AlertWriter:
             value["host"] = {"name": session.hosts[0]}
             value["related"] = {"hosts": session.hosts}
         key = session.key.encode()
+        trace = (("traceparent", session.traceparent.encode()),) if session.traceparent else ()
         headers = (
             ("content-type", b"application/json"),
             ("ce_specversion", b"1.0"),
@@ -135,6 +136,7 @@ class AlertWriter:
             ("ce_subject", key),
             ("ce_partitionkey", key),
             ("ce_dataschema", DATA_SCHEMA.encode()),
+            *trace,
         )
         return Message(key, orjson.dumps(value), headers)
 

@@ -18,6 +18,7 @@ What becomes of bad input (`word`: the reason of the `UndecodableError`):
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -65,6 +66,7 @@ SHAPES: Final = (
 
 _TEXT_SHAPES: Final = frozenset({"plain", "loghub", "syslog"})
 _SESSION_HEADERS: Final = frozenset({"session_id", "session-id"})
+_TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _OTLP_TIMES: Final = ("timeUnixNano", "observedTimeUnixNano")
 _MAX_DEPTH: Final = 2  # JSON, in a text of JSON, in a text of JSON: as container logs come in a shipper's envelope
 _MAX_ODD_SHARE: Final = 0.25
@@ -95,8 +97,11 @@ def decode(record: Record, *, pin: str | None = None) -> list[Event]:
     envelope = Envelope("plain", record.timestamp_s, _session_header(record) if record.headers else None)
     text = _text(record.value)
     if pin is not None:
-        return _pinned(text, envelope, pin)
-    return [event for _, event in _decode_text(text, envelope, depth=0)]
+        events = _pinned(text, envelope, pin)
+    else:
+        events = [event for _, event in _decode_text(text, envelope, depth=0)]
+    trace = _traceparent(record) if record.headers else None
+    return [replace(event, traceparent=trace) for event in events] if trace else events
 
 
 def _pinned(text: str, envelope: Envelope, pin: str) -> list[Event]:
@@ -123,6 +128,14 @@ def _session_header(record: Record) -> str | None:
         ),
         None,
     )
+
+
+def _traceparent(record: Record) -> str | None:
+    """Return the W3C trace context of a record, or None where there is none or it is malformed."""
+    for name, value in record.headers:
+        if name == "traceparent" and value and _TRACEPARENT.fullmatch(value):
+            return value.decode()
+    return None
 
 
 def _text(value: bytes) -> str:

@@ -39,6 +39,7 @@ class Event:
         but no context bracket (oslo.log's logging_exception_prefix), or a line without any header.
     source: what tells writers apart where the envelope says so (host, file), else "".
     pid: process id as text, "" where unknown.
+    traceparent: the record's W3C trace context, where it has such a header.
     """
 
     time_s: float
@@ -58,6 +59,7 @@ class Event:
     service: str | None = None
     source: str = ""
     pid: str = ""
+    traceparent: str | None = None
 
 
 class UndecodableError(ValueError):

@@ -43,6 +43,7 @@ class Session:
 
     kind: `explicit`, `instance`, `request` or `window`. part: 0, or how many parts came before (max_age, max_lines).
     group: the explicit session id its lines carry, where another key was used (for labels and splits by group).
+    traceparent: trace context of the first record that had one.
     late: True where its lines came after the session they belong to had closed; such a fragment is never judged.
     opened_s, last_seen_s: watermarks (epoch seconds) at the first and the newest line. closed_s: at the close.
     """
@@ -56,6 +57,7 @@ class Session:
     late: bool = False
     group: str | None = None
     project_id: str | None = None
+    traceparent: str | None = None
     hosts: list[str] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
     ending: bool = False

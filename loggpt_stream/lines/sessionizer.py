@@ -212,12 +212,14 @@ class Sessionizer:
         if event.host and event.host not in session.hosts:
             session.hosts.append(event.host)
         session.project_id = session.project_id or event.project_id
+        session.traceparent = session.traceparent or event.traceparent
         if session.kind != "explicit":
             session.group = session.group or event.session_id
 
     def _touch(self, key: _Key, session: Session, event: Event) -> None:
         session.last_seen_s = self.watermark_s
-        session.ending = session.ending or any(piece in event.message for piece in self.rules.terminal)
+        if session.kind == "instance" and not session.ending:
+            session.ending = any(piece in event.message for piece in self.rules.terminal)
         queue = self._ending if session.ending else self._active
         self._active.pop(key, None)
         queue[key] = session

@@ -65,6 +65,13 @@ def test_headers_are_cloud_events_and_repeat_the_id(bundle: Bundle, judged: list
     assert headers["ce_subject"] == headers["ce_partitionkey"] == message.key == judged[0].session.key.encode()
 
 
+def test_the_trace_context_that_came_in_goes_out_and_none_is_made_up(bundle: Bundle, judged: list[Judged]) -> None:
+    one, writer = judged[0], AlertWriter(bundle, "prod")
+    traced = replace(one, session=replace(one.session, traceparent="00-0a-0b-01"))
+    assert dict(writer.alert(traced, created_s=1.8e9).headers)["traceparent"] == b"00-0a-0b-01"
+    assert "traceparent" not in dict(writer.alert(one, created_s=1.8e9).headers)
+
+
 def test_an_id_is_the_same_for_the_same_session_and_differs_for_any_other(bundle: Bundle, judged: list[Judged]) -> None:
     writer = AlertWriter(bundle, "prod")
     one = judged[0]

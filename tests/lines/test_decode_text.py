@@ -145,6 +145,13 @@ def test_the_header_session_is_an_explicit_session() -> None:
     assert event(f"{HEAD} [-] x", headers=(("session_id", b""),)).session_id is None
 
 
+def test_a_trace_context_in_the_records_headers_stays_with_its_events() -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    assert event(f"{HEAD} [-] x", headers=(("traceparent", trace.encode()),)).traceparent == trace
+    assert event(f"{HEAD} [-] x", headers=(("traceparent", b"00-what\xff"),)).traceparent is None
+    assert event(f"{HEAD} [-] x", headers=(("other", trace.encode()),)).traceparent is None
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -135,6 +135,22 @@ def test_a_terminal_line_closes_its_session_after_the_grace_time() -> None:
     assert (closed.close_reason, closed.closed_s, len(closed.lines)) == ("terminal", 1031.0, 2)
 
 
+@pytest.mark.parametrize("ids", [{"session_id": "run"}, {"instance_id": None, "request_id": "req-1"}])
+def test_a_terminal_line_ends_no_session_but_an_instances(ids: dict[str, Any]) -> None:
+    feed = Feed()
+    feed.add(replace(line(1000.0, message="instance destroyed."), **ids))
+    assert feed.sessionizer.advance(1299.0) == []
+    (closed,) = feed.sessionizer.advance(1300.0)
+    assert closed.close_reason == "idle"
+
+
+def test_a_session_has_the_trace_context_that_came_first() -> None:
+    feed = Feed()
+    for trace in (None, "first", "second"):
+        feed.add(line(1000.0, traceparent=trace))
+    assert [each.traceparent for each in feed.sessionizer.flush()] == ["first"]
+
+
 def test_activity_within_the_grace_time_keeps_an_ending_session_open_for_another_grace_time() -> None:
     feed = Feed()
     feed.add(line(1000.0, message="destroyed"))
