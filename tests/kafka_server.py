@@ -185,7 +185,8 @@ class KafkaServer:
         return "\n".join(tails)
 
     def _format(self, libs: Path) -> None:
-        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # It begins with a letter: an id that begins with a minus is taken for an option.
+        cluster_id = "K" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
         voters = ",".join(f"{node.node}@127.0.0.1:{node.controller_port}" for node in self._nodes)
         for node in self._nodes:
             (node.folder / "server.properties").write_text(_properties(node, voters, self.brokers))

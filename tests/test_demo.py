@@ -15,7 +15,16 @@ import pytest
 from loggpt_stream.demo import _row, read_play
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _started_processes_can_be_interrupted() -> Iterator[None]:
+    # A shell that runs the suite in the background has it ignore SIGINT, and so would every process started here.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def start(out: Path) -> subprocess.Popen[bytes]:
