@@ -31,10 +31,10 @@ demo: .venv/.ready
 	@exec $(BIN)/loggpt-stream demo $(ARGS)
 
 real-run: .venv/.ready
-	@exec $(BIN)/python benchmarks/real_run.py $(ARGS)
+	@exec $(BIN)/python -m benchmarks.real_run $(ARGS)
 
 memory-run: .venv/.ready
-	@exec $(BIN)/python benchmarks/memory_run.py $(ARGS)
+	@exec $(BIN)/python -m benchmarks.memory_run $(ARGS)
 
 # One thread for each process: the test processes already fill the cores. Nothing may ask a model hub for anything.
 test: export OMP_NUM_THREADS ?= 1

@@ -1,6 +1,6 @@
 """`make memory-run`: the daemon's memory under simulated load at full speed with many sessions open at once.
 
-    python benchmarks/memory_run.py --minutes 20 --open-sessions 10000 --bundle demo-output/bundle
+    python -m benchmarks.memory_run --minutes 20 --open-sessions 10000 --bundle demo-output/bundle
 
 Starts a real Kafka, the daemon and `loggpt-stream simulate` (at a rate that keeps the daemon behind: full speed),
 samples the RSS of the daemon every five seconds, writes memory.csv, memory.png and memory.md. The slope is of a line
@@ -22,7 +22,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from loggpt_stream.model.bundle import load_bundle, save_bundle, save_calibrated
+from loggpt_stream.model.bundle import MANIFEST, load_bundle, save_bundle, save_calibrated
 from tests.daemon_process import DaemonProcess, Topics
 from tests.kafka_server import KafkaServer
 
@@ -39,8 +39,10 @@ def main() -> None:
     parser.add_argument("--open-sessions", type=int, default=10_000, help="sessions open at once")
     parser.add_argument("--rate", type=float, default=8000.0, help="lines/s produced: more than the daemon can take")
     parser.add_argument("--bundle", type=Path, default=Path("demo-output/bundle"), help="calibrated bundle")
-    parser.add_argument("--out", type=Path, default=Path("memory-run"), help="output folder")
+    parser.add_argument("--out", type=Path, default=Path("runs/memory"), help="output folder (default: runs/memory)")
     options = parser.parse_args()
+    if not (options.bundle / MANIFEST).exists():
+        parser.error(f"there is no bundle at {options.bundle}: `make demo` leaves one, or name another by --bundle")
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, KafkaServer(Path(scratch)) as kafka:
         samples = asyncio.run(run(kafka.bootstrap, options))

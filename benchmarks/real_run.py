@@ -3,9 +3,9 @@
 For each case: train on its train split, calibrate on val, stream the test split through a real Kafka topic of four
 partitions into the running daemon, read the alert and score topics with a plain consumer, compare with the labels.
 
-    python benchmarks/real_run.py                       every case whose data is there
-    python benchmarks/real_run.py --case nova34         one case
-    python benchmarks/real_run.py --out real-run        where bundles, logs, reports and results.json go
+    python -m benchmarks.real_run                       every case whose data is there
+    python -m benchmarks.real_run --case nova34         one case
+    python -m benchmarks.real_run --out runs/real       where bundles, logs, reports and results.json go
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def main() -> None:
     """Run the cases and write results.json and results.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=[case.name for case in CASES], help="only this case")
-    parser.add_argument("--out", type=Path, default=Path("real-run"), help="output folder (default: real-run)")
+    parser.add_argument("--out", type=Path, default=Path("runs/real"), help="output folder (default: runs/real)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     results = {}

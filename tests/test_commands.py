@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from loggpt_stream.model.bundle import Bundle
     from tests.kafka_server import KafkaServer
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,15 @@ def test_help_teaches(
     with suppress(SystemExit):
         assert main(argv) == 0
     assert taught in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", ["demo", "real-run", "memory-run"])
+def test_what_make_starts_is_there(target: str) -> None:
+    without_make = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    told = subprocess.run(
+        ["make", target, "ARGS=--help"], cwd=ROOT, env=without_make, capture_output=True, text=True, check=False
+    )
+    assert (told.returncode, "usage:" in told.stdout) == (0, True), told.stderr
 
 
 def test_an_unknown_command_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
