@@ -174,8 +174,14 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         return self._partitions[where]
 
     def _caught_up(self, where: TopicPartition, partition: Partition) -> bool:
-        """Tell whether everything that the newest fetch saw of the partition has been read."""
-        if partition.position is None or where not in self._consumer.assignment():
+        """Tell whether everything that the newest fetch saw of the partition has been read.
+
+        Where nothing is fetched (reading is paused, or the broker is away) nobody can tell: lines may be waiting there,
+        and time must not close the sessions that they belong to.
+        """
+        if partition.position is None or self._paused or not self.health.broker_up:
+            return False
+        if where not in self._consumer.assignment():
             return False
         end: int | None = self._consumer.highwater(where)
         return end is not None and partition.position >= end

@@ -182,6 +182,54 @@ async def test_a_silent_partition_closes_its_sessions_by_wall_clock(
     assert await committed(topics) == len(lines)
 
 
+def instance_line(second: int, instance: str, message: str) -> bytes:
+    return f"2026-11-23 04:07:{second:02}.000 7 INFO nova.compute.manager [-] [instance: {instance}] {message}".encode()
+
+
+async def test_while_reading_is_paused_the_wall_clock_closes_nothing(
+    kafka: KafkaServer, bundle: Bundle, tmp_path: Path
+) -> None:
+    goes_on, ends, later = (f"{digit * 8}-0000-4000-8000-000000000000" for digit in "abc")
+    topics = await Topics.create(kafka.bootstrap)
+    # One closed session is enough to pause, for as long as it waits for others: six seconds, which count as 120, twice
+    # the idle gap.
+    flags = ["--max-pending-sessions", "1", "--batch-wait-s", "6", "--clock-speed", "20"]
+    with DaemonProcess(tmp_path, [*topics.flags(), "--bundle", str(bundle.path), *flags]) as daemon:
+        await daemon.ready()
+        lines = [instance_line(0, ends, "Deleted allocations for instance"), instance_line(10, goes_on, "one")]
+        lines += [instance_line(20, goes_on, "two"), instance_line(45, later, "thirty seconds after the deletion")]
+        await produce(kafka.bootstrap, topics.input, lines)
+        await daemon.saw("reading_paused")
+        await produce(kafka.bootstrap, topics.input, [instance_line(50, goes_on, "three")])
+        await daemon.saw("reading_resumed")
+        await daemon.reached("loggpt_sessions_scored_total", 3)
+        assert await daemon.terminate() == 0
+    scored = [orjson.loads(record.value)["session"] for record in await read_all(kafka.bootstrap, topics.scores)]
+    assert [(each["key"], each["lines"]) for each in scored if each["key"] == goes_on] == [(goes_on, 3)]
+
+
+async def test_while_the_broker_is_away_the_wall_clock_closes_nothing(
+    kafka: KafkaServer, bundle: Bundle, tmp_path: Path
+) -> None:
+    topics = await Topics.create(kafka.bootstrap)
+    # The idle gap of 60 s passes in 20 s.
+    with DaemonProcess(tmp_path, [*topics.flags(), "--bundle", str(bundle.path), "--clock-speed", "3"]) as daemon:
+        await daemon.ready()
+        await produce(
+            kafka.bootstrap, topics.input, [instance_line(0, "a" * 8 + "-0000-4000-8000-000000000000", "one")]
+        )
+        await daemon.reached("loggpt_sessions_open", 1)
+        kafka.stop_broker(0)
+        try:
+            await daemon.saw("broker_unavailable")
+            await asyncio.sleep(25)
+            assert await daemon.metric("loggpt_sessions_open") == 1
+        finally:
+            kafka.start_broker(0)
+        await daemon.reached("loggpt_sessions_scored_total", 1)
+        assert await daemon.terminate() == 0
+
+
 async def test_waits_for_an_absent_broker_says_so_and_still_obeys_sigterm(bundle: Bundle, tmp_path: Path) -> None:
     with DaemonProcess(tmp_path, ["--kafka.bootstrap", "127.0.0.1:9", "--bundle", str(bundle.path)]) as daemon:
         said = await daemon.saw("broker_unavailable")
