@@ -130,7 +130,7 @@ def report(samples: list[tuple[float, float, float, float]], options: argparse.N
     other = axis.twinx()
     other.plot(seconds / 60, open_sessions, color="tab:orange", label="open sessions")
     other.set(ylabel="sessions open", ylim=(0, None))
-    figure.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncol=2)
     axis.set_title(
         f"{lines[-1]:,.0f} lines at {lines[-1] / seconds[-1]:,.0f} lines/s; slope {slope_mb_per_h:+.1f} MB/h"
     )
