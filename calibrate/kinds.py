@@ -30,6 +30,8 @@ MIN_SHARING: Final = 3
 # The combination draws on all statistics, so it is the safer choice where a single one is hardly better.
 BETTER_BY: Final = 0.01
 POOR_AUC: Final = 0.7
+# One session among more than this moves the scales by next to nothing.
+_LEFT_OUT_MOST: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,20 @@ def scores_of(name: str, members: Sequence[ScoredSession], scales: Mapping[str, 
     return np.array([each.statistics[name] for each in members])
 
 
+def left_out_scores(statistics: Sequence[Mapping[str, float]]) -> np.ndarray:
+    """Return the combined score of each session under scales fitted to the others, in nats.
+
+    A session that its own scale was fitted to scores low, where a later one does not: with 20 sessions a threshold
+    drawn from such scores raises a quarter more false alarms than promised, with 10 half as many again.
+    """
+    if len(statistics) > _LEFT_OUT_MOST:
+        scales = fit_scales(statistics)
+        return np.array([combine(each, scales) for each in statistics])
+    return np.array(
+        [combine(each, fit_scales([*statistics[:i], *statistics[i + 1 :]])) for i, each in enumerate(statistics)]
+    )
+
+
 def _unusable(members: Sequence[ScoredSession], wishes: Wishes, *, labelled: bool) -> str:
     """Return why this kind cannot be calibrated, or ""."""
     supervised = labelled and _both_classes(members)
@@ -224,8 +240,8 @@ def _without_labels(
     taken = [each for each in members if not each.truth]
     truth_N = np.zeros(len(taken), dtype=bool)
     scales = fit_scales([each.statistics for each in taken])
-    scores_N = scores_of(COMBINED, taken, scales)
-    refuse_one_score(kind, taken, scores_N)
+    refuse_one_score(kind, taken, scores_of(COMBINED, taken, scales))
+    scores_N = left_out_scores([each.statistics for each in taken])
     asked = DEFAULT_FALSE_ALARM_RATE if wishes.false_alarm_rate is None else wishes.false_alarm_rate
     cut = conformal_cut(scores_N, asked)
     warnings = []

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loggpt_stream.history.labels import Labels
     from loggpt_stream.lines.session import Session
     from loggpt_stream.model.bundle import Bundle
-    from loggpt_stream.model.scoring import Scorer
+    from loggpt_stream.model.scoring import Scorer, SessionScore
 
 _BATCH_SESSIONS: Final = 256
 _PROGRESS_S: Final = 5.0
@@ -77,7 +77,8 @@ def select(
 ) -> Selection:
     """Return the sessions that take part: not late, of `kinds` (if any), with these labels, fingerprints in `only`.
 
-    Raises `UserError` where none is left.
+    What the end of the input cut off looks like a failure, and the daemon never sees it so: it takes part only where a
+    label says what it is. Raises `UserError` where none is left.
     """
     wanted = None if only is None else set(only.tolist())
     left_out: Counter[str] = Counter()
@@ -85,6 +86,8 @@ def select(
     for session in corpus.sessions:
         if session.late:
             left_out["late fragments"] += 1
+        elif session.cut_off and not (labels and labels.row(session)):
+            left_out["cut off by the end of the input"] += 1
         elif kinds and session.kind not in kinds:
             left_out["of other kinds"] += 1
         elif labels and where and not labels.matches(session, where):
@@ -129,31 +132,40 @@ def refuse_known(sessions: Sequence[Session], bundle: Bundle, roles: Sequence[st
 def score_sessions(
     sessions: Sequence[Session], scorer: Scorer, labels: Labels | None, anomaly_column: str
 ) -> list[ScoredSession]:
-    """Return each session with its statistics. Raises `UserError` where the model or a label is unusable."""
-    found: list[ScoredSession] = []
+    """Return each session with its statistics. Raises `UserError` where the model or a label is unusable.
+
+    Sessions that read alike are scored once: what a batch adds in the last digits must not tell them apart.
+    """
+    truths = [labels.anomalous(session, anomaly_column) if labels else None for session in sessions]
+    contents = [_content(session) for session in sessions]
+    distinct = list(dict(zip(contents, sessions, strict=True)).items())
+    scored: dict[bytes, SessionScore] = {}
     shown_s = time.monotonic()
-    for start in range(0, len(sessions), _BATCH_SESSIONS):
-        batch = sessions[start : start + _BATCH_SESSIONS]
+    for start in range(0, len(distinct), _BATCH_SESSIONS):
+        batch = distinct[start : start + _BATCH_SESSIONS]
         try:
-            scores = scorer.score(batch)
+            scores = scorer.score([session for _, session in batch])
         except FloatingPointError as error:
             raise UserError(f"{error}. Train again, with a smaller learning rate if it happens again.") from error
-        for session, score in zip(batch, scores, strict=True):
-            worst = int(np.argmax(score.line_losses_L))
-            found.append(
-                ScoredSession(
-                    session,
-                    score.statistics,
-                    labels.anomalous(session, anomaly_column) if labels else None,
-                    worst,
-                    float(score.line_losses_L[worst]),
-                    hashlib.blake2b("\n".join(session.texts).encode(errors="replace"), digest_size=16).digest(),
-                )
-            )
+        scored.update(zip((content for content, _ in batch), scores, strict=True))
         if time.monotonic() - shown_s > _PROGRESS_S:
             shown_s = time.monotonic()
-            _log.info("sessions_scored", done=len(found), of=len(sessions))
-    return found
+            _log.info("sessions_scored", done=len(scored), of=len(distinct))
+    return [
+        _scored(session, scored[content], truth, content)
+        for session, content, truth in zip(sessions, contents, truths, strict=True)
+    ]
+
+
+def _scored(session: Session, score: SessionScore, truth: bool | None, content: bytes) -> ScoredSession:  # noqa: FBT001 - three-valued
+    worst = int(np.argmax(score.line_losses_L))
+    return ScoredSession(session, score.statistics, truth, worst, float(score.line_losses_L[worst]), content)
+
+
+def _content(session: Session) -> bytes:
+    """Return what is equal where two sessions read alike to the model."""
+    text = "\n".join((session.kind, *session.texts))
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).digest()
 
 
 def by_kind(scored: Sequence[ScoredSession]) -> dict[str, list[ScoredSession]]:

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibrate.curves import counts_at
+from loggpt_stream.model.calibration import slack
 
 
 @dataclass(frozen=True, slots=True)
 class ConformalCut:
     """A threshold with the false-alarm rate that it promises for sessions like those it was drawn from.
 
-    rank: the threshold is the rank-th smallest of `sessions` scores. rate: at most this share of later normal sessions
-    is above it, on average. supported: False where so few sessions allow no rate as fine as the one asked for.
+    rank: so many of `sessions` scores are not above it: the threshold lies a hair above the highest of them, so that a
+    session that reads like that one is not flagged on one machine and passed on another. rate: at most this share of
+    later normal sessions is above it, on average. supported: False where so few sessions allow no rate as fine as the
+    one asked for.
     """
 
     threshold: float
@@ -62,9 +65,10 @@ def conformal_cut(normal_scores_N: np.ndarray, rate: float) -> ConformalCut:
     sessions = len(normal_scores_N)
     # The subtraction keeps 99.00000000000001, which is 100 * (1 - 0.01) in floating point, from becoming 100.
     wanted = math.ceil((sessions + 1) * (1 - rate) - 1e-9)
-    rank = min(max(wanted, 1), sessions)
-    threshold = float(np.sort(normal_scores_N)[rank - 1])
-    return ConformalCut(threshold, (sessions + 1 - rank) / (sessions + 1), rank, sessions, supported=wanted <= sessions)
+    highest = float(np.sort(normal_scores_N)[min(max(wanted, 1), sessions) - 1])
+    rank = int((normal_scores_N <= highest).sum())
+    rate = (sessions + 1 - rank) / (sessions + 1)
+    return ConformalCut(highest + slack(highest), rate, rank, sessions, supported=wanted <= sessions)
 
 
 def _last_best(cuts: np.ndarray, worth: np.ndarray) -> float:

@@ -45,15 +45,19 @@ class OddSession:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How many sessions of each kind were looked at and how many stand out; the most extreme of these."""
+    """How many sessions of each kind were looked at and how many stand out; the most extreme of these.
+
+    too_few: sessions of kinds with so few that none can stand out; they are in neither of the others.
+    """
 
     sessions: dict[str, int]
     abnormal: dict[str, int]
     most: tuple[OddSession, ...]
+    too_few: dict[str, int]
 
     @property
     def share(self) -> float:
-        """Return the share of all sessions that stand out."""
+        """Return the share of the sessions looked at that stand out."""
         return sum(self.abnormal.values()) / max(sum(self.sessions.values()), 1)
 
 
@@ -83,8 +87,10 @@ def look_for_abnormal(sessions: Sequence[Session], scorer: Scorer) -> Look:
             )
     odd.sort(key=lambda each: -each.z)
     counted = Counter(each.kind for each in odd)
-    all_ = Counter(kinds.tolist())
-    return Look(dict(sorted(all_.items())), {kind: counted[kind] for kind in sorted(all_)}, tuple(odd[:_MOST]))
+    all_ = sorted(Counter(kinds.tolist()).items())
+    enough = {kind: count for kind, count in all_ if count >= _MIN_OF_KIND}
+    few = {kind: count for kind, count in all_ if count < _MIN_OF_KIND}
+    return Look(enough, {kind: counted[kind] for kind in enough}, tuple(odd[:_MOST]), few)
 
 
 def robust_z(values_SN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

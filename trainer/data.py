@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trainer.settings import TrainerSettings
 
 MIN_SESSIONS: Final = 20
+_HALF: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +92,11 @@ def split_history(corpus: Corpus, settings: TrainerSettings) -> Split:
     split = Split([], [], left_out)
     for name, members in groups.items():
         (split.validation if name in held_out else split.train).extend(members)
-    if not split.train:
+    if len(split.train) < len(split.validation) and settings.validation_fraction < _HALF:
         raise UserError(
-            f"the {len(sessions)} sessions belong to {len(groups)} groups: too few to hold "
-            f"{settings.validation_fraction:.0%} of them out for validation. Name more logs, or another --group-column."
+            f"the {len(sessions)} sessions belong to {len(groups)} groups, too few or too uneven to hold "
+            f"{settings.validation_fraction:.0%} of them out for validation: {len(split.train)} would be left to learn "
+            "from. Name more logs, or another --group-column."
         )
     for members in (split.train, split.validation):
         members.sort(key=lambda session: (session.opened_s, session.first_offset, session.key))
@@ -106,12 +108,16 @@ def _chosen(
 ) -> tuple[list[Session], Counter[str]]:
     chosen: list[Session] = []
     left_out: Counter[str] = Counter()
-    for column in {*settings.select, *settings.exclude, *filter(None, [settings.group_column])}:
-        if labels is not None:
-            labels.require(column)
+    if labels is not None:
+        labels.require_values(settings.select)
+        labels.require_values(settings.exclude)
+        if settings.group_column:
+            labels.require(settings.group_column)
     for session in sessions:
         if session.late:
             left_out["late"] += 1
+        elif session.cut_off:
+            left_out["cut off by the end of the input"] += 1
         elif labels and settings.select and not labels.matches(session, settings.select):
             left_out["not selected"] += 1
         elif labels and any(labels.matches(session, {column: value}) for column, value in settings.exclude.items()):
@@ -127,7 +133,9 @@ def _groups(sessions: Sequence[Session], labels: Labels | None, column: str | No
     for session in sessions:
         row = labels.row(session) if labels and column else None
         value = row[column] if row and column else ""
-        name = f"{column}={value}" if value else session.group or session.key
+        # A window's key is a host and service, which all of its windows share.
+        own = f"{session.key}@{session.opened_s}" if session.kind == "window" else session.key
+        name = f"{column}={value}" if value else session.group or own
         groups.setdefault(name, []).append(session)
     return groups
 

@@ -166,7 +166,8 @@ class _Learner:
             validation_loss=loss,
             validation_line_loss=line_loss,
             validation_end_loss=end_loss,
-            seconds=time.monotonic() - began_s,
+            # The first process's clock counts in all of them: they must agree on when the time is up.
+            seconds=float(self.world.from_first(torch.tensor([time.monotonic() - began_s], device=self.world.device))),
             tokens_per_s=tokens / trained_s,
         )
 

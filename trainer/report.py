@@ -115,7 +115,10 @@ def told_result(settings: TrainerSettings, bundle: Bundle, curve: Sequence[Epoch
 def _told_look(look: Look) -> Iterator[str]:
     sessions, odd = sum(look.sessions.values()), sum(look.abnormal.values())
     kinds = ", ".join(f"{look.abnormal[kind]} of {of_kind} {kind}" for kind, of_kind in look.sessions.items())
-    yield f"{odd} of the {sessions} sessions learned from ({look.share:.1%}) look abnormal ({kinds}; no labels used)"
+    if sessions:
+        yield f"{odd} of {sessions} sessions learned from ({look.share:.1%}) look abnormal ({kinds}; no labels used)"
+    if look.too_few:
+        yield f"too few sessions learned from to say which look abnormal: {_listed(look.too_few)}"
     for each in look.most:
         yield (
             f"  {each.kind} {each.key}: {each.statistic} {each.value:.2f} nats, typical {each.median:.2f} "

@@ -65,6 +65,14 @@ class Session:
     close_reason: str = ""
 
     @property
+    def cut_off(self) -> bool:
+        """Tell whether the input ended in the middle of this session, as far as can be known.
+
+        The lines of an instance go on until it is idle or destroyed; a request or an explicit run may well be over.
+        """
+        return self.kind == "instance" and self.close_reason == "end_of_input" and not self.ending
+
+    @property
     def last_offset(self) -> int:
         """Return the offset of the newest line."""
         return self.lines[-1].offset

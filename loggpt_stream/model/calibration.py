@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+def slack(score: float) -> float:
+    """Return the distance below which two scores are one: batches, threads and devices differ in the last digits."""
+    return max(1e-3, 1e-4 * abs(score))
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """How a session was judged. An anomaly is a judged session whose score is greater than the threshold.
@@ -56,7 +61,7 @@ class KindCalibration:
 
     def p_value(self, score: float) -> float:
         """Return the conformal p-value of `score` (Vovk et al., Algorithmic Learning in a Random World, 2005)."""
-        below = int(np.searchsorted(np.asarray(self.normal_scores), score, side="left"))
+        below = int(np.searchsorted(np.asarray(self.normal_scores), score - slack(score), side="left"))
         return (1 + len(self.normal_scores) - below) / (1 + len(self.normal_scores))
 
 

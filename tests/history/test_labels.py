@@ -73,6 +73,40 @@ def test_what_is_no_csv_is_refused(tmp_path: Path, content: bytes) -> None:
         read_labels(str(tmp_path / "labels.csv"))
 
 
+def test_a_truth_matches_however_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("id,failed\na,True\nb,1 \nc,no\nd,0\n")
+    labels = read_labels(str(tmp_path / "labels.csv"))
+    everyone = [session(key) for key in "abcd"]
+    assert [each.key for each in labels.select(everyone, {"failed": "1"})] == ["a", "b"]
+    assert [each.key for each in labels.select(everyone, {"failed": "false"})] == ["c", "d"]
+
+
+def test_a_value_that_no_row_could_have_is_refused_with_those_there_are(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no row has 'tran' as its split; there are 'test', 'train'"):
+        read_labels(str(path)).require_values({"split": "tran"})
+    (tmp_path / "good.csv").write_text("id,failed\na,0\n")
+    read_labels(str(tmp_path / "good.csv")).require_values({"failed": "1"})
+
+
+def test_a_short_row_has_no_value_where_it_ends(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("id,split,failed\na,val\n")
+    assert read_labels(str(tmp_path / "labels.csv")).anomalous(session("a"), "failed") is None
+
+
+def test_two_rows_for_one_key_that_differ_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("id,failed\na,1\na,0\n")
+    with pytest.raises(UserError, match="two rows for 'a' that differ"):
+        read_labels(str(tmp_path / "labels.csv"))
+    (tmp_path / "labels.csv").write_text("id,failed\na,1\na,1\n")
+    assert len(read_labels(str(tmp_path / "labels.csv")).rows) == 1
+
+
+def test_a_label_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv.gz").write_bytes(gzip.compress(CSV.encode())[:-12])
+    with pytest.raises(UserError, match="cannot be read as a label CSV"):
+        read_labels(str(tmp_path / "labels.csv.gz"))
+
+
 def test_a_missing_label_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as a label CSV"):
         read_labels(str(tmp_path / "away.csv"))

@@ -38,11 +38,12 @@ def test_a_session_with_a_line_never_seen_stands_out_and_shows_that_line(scorer:
     assert found.value > found.median
 
 
-def test_a_kind_with_few_sessions_is_counted_but_not_judged(scorer: Scorer) -> None:
+def test_a_kind_with_few_sessions_is_counted_apart(scorer: Scorer) -> None:
     calm = next(session for session in nova34().sessions if session.kind == "instance")
     look = look_for_abnormal([*[calm] * 4, odd_one_like(calm)], scorer)
-    assert look.sessions == {"instance": 5}
-    assert look.abnormal == {"instance": 0}
+    assert look.sessions == look.abnormal == {}
+    assert look.too_few == {"instance": 5}
+    assert look.share == 0
 
 
 def test_z_is_robust_to_the_outliers_it_is_to_find() -> None:

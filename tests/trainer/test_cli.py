@@ -152,7 +152,7 @@ def test_the_summary_says_what_was_read_what_looks_abnormal_and_what_comes_next(
     assert re.search(r"[\d,]+ lines without a session key", told)
     assert re.search(r"instance sessions: \d+ to learn from, \d+ held out", told)
     assert re.search(r"[\d,]+ lines to learn from, \d+ distinct once masked; vocabulary \d+, [\d.]+ tokens/line", told)
-    assert re.search(r"\d+ of the \d+ sessions learned from \([\d.]+%\) look abnormal", told)
+    assert re.search(r"\d+ of \d+ sessions learned from \([\d.]+%\) look abnormal", told)
     assert f"loggpt-calibrate --bundle {tmp_path / 'bundle'}" in told
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -115,6 +116,27 @@ def test_one_group_alone_cannot_be_split() -> None:
     corpus = Corpus([session(f"s{n:02}", 1000.0 + n, group="run") for n in range(30)])
     with pytest.raises(UserError, match="30 sessions belong to 1 groups"):
         split_history(corpus, settings())
+
+
+def test_groups_that_are_too_uneven_are_refused() -> None:
+    corpus = Corpus([session(f"s{n:02}", 1000.0 + n, group="early" if n < 4 else "late") for n in range(30)])
+    with pytest.raises(UserError, match=r"2 groups, too few or too uneven .* 4 would be left to learn from"):
+        split_history(corpus, settings())
+
+
+def test_the_windows_of_one_host_and_service_can_be_on_both_sides() -> None:
+    windows = [replace(session("cmp01/nova", 1000.0 + n), kind="window") for n in range(30)]
+    split = split_history(Corpus(windows), settings())
+    assert (len(split.train), len(split.validation)) == (24, 6)
+
+
+def test_what_the_end_of_the_input_cut_off_is_left_out() -> None:
+    whole = [session(f"s{n:02}", 1000.0 + n, close_reason="idle") for n in range(30)]
+    ended = session("ended", 1031.0, close_reason="end_of_input", ending=True)
+    cut = session("cut", 1032.0, close_reason="end_of_input")
+    split = split_history(Corpus([*whole, ended, cut]), settings())
+    assert split.left_out == Counter({"cut off by the end of the input": 1})
+    assert "ended" in keys(split.validation)
 
 
 def test_a_log_without_sessions_is_refused_with_the_keys_looked_for(tmp_path: Path) -> None:
