@@ -24,10 +24,12 @@ def configure(log_format: LogFormat = "auto", level: str = "info") -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    # A traceback never shows local variables: a password may be among them.
+    without_locals = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if readable
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        else [structlog.processors.ExceptionRenderer(without_locals), structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[*shared, *last],

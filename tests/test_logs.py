@@ -98,6 +98,11 @@ def test_configuring_twice_writes_once(capsys: pytest.CaptureFixture[str]) -> No
     assert [event["event"] for event in written(capsys)] == ["once", "once too"]
 
 
+def fail_beside(password: str) -> None:
+    options = {"sasl_plain_password": password}
+    raise ExceptionGroup("unhandled", [RuntimeError(f"{len(options)} options")])
+
+
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_a_secret_is_never_written(capsys: pytest.CaptureFixture[str], log_format: logs.LogFormat) -> None:
     logs.configure(log_format)
@@ -106,6 +111,12 @@ def test_a_secret_is_never_written(capsys: pytest.CaptureFixture[str], log_forma
     log.info("settings", kafka=kafka, dumped=kafka.model_dump(), password=kafka.password)
     log.error("login_failed", kafka=kafka, exc_info=RuntimeError(f"cannot log in with {kafka!r}"))
     logging.getLogger("aiokafka").error("login %s", kafka)
+    try:
+        fail_beside(SECRET)
+    except ExceptionGroup as failed:
+        log.exception("daemon_failed", errors=[repr(error) for error in failed.exceptions])
+        logging.getLogger("aiokafka").exception("failed")
     shown = capsys.readouterr().err
     assert "login_failed" in shown
+    assert "fail_beside" in shown
     assert SECRET not in shown
