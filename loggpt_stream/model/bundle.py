@@ -185,6 +185,8 @@ def _seal(
 ) -> None:
     roles = {role: used_sessions.get(role, _NO_SESSIONS) for role in ("train", "validation", "calibration")}
     save_file({role: np.sort(prints.astype(np.int64)) for role, prints in roles.items()}, path / _SESSIONS)
+    for file in path.iterdir():
+        file.chmod(0o644)  # safetensors writes for the owner alone, but the daemon has a user of its own
     files = {file.name: _sha256(file) for file in sorted(path.iterdir()) if file.name != MANIFEST}
     means = {
         "masks": [asdict(rule) for rule in meaning.mask_rules],
@@ -223,6 +225,8 @@ def _manifest(path: Path) -> dict[str, Any]:
 def _verify(file: Path, sha256: str) -> None:
     try:
         found = _sha256(file)
+    except PermissionError as error:
+        raise BundleError(f"{file}: permission denied. Let this user read the bundle: chmod -R a+rX.") from error
     except OSError as error:
         raise BundleError(f"The bundle is partial: {file} cannot be read. Copy it whole, or train again.") from error
     if found != sha256:

@@ -197,6 +197,11 @@ def test_masks_and_session_rules_come_back_as_they_were(made: Bundle) -> None:
     assert loaded.training == {"seed": 42}
 
 
+def test_every_file_of_a_bundle_can_be_read_by_the_daemons_user(made: Bundle) -> None:
+    assert {oct(file.stat().st_mode & 0o777) for file in made.path.iterdir()} == {"0o644"}
+    assert made.path.stat().st_mode & 0o777 == 0o755
+
+
 def test_weights_come_back_exactly_and_score_the_same(made: Bundle) -> None:
     session = nova34().sessions[3]
     one, other = (load_bundle(made.path).scorer(torch.device("cpu")).score([session])[0] for _ in range(2))
