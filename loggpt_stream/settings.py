@@ -12,10 +12,10 @@ import os
 import ssl
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -67,6 +67,16 @@ class KafkaSettings(Section):
     username: str | None = Field(None, description="SASL user name")
     password: SecretStr | None = Field(None, description="SASL password; better from the environment than from a file")
     ca_file: Path | None = Field(None, description="PEM file of the certificate authority, where the protocol is *SSL")
+
+    @model_validator(mode="after")
+    def _can_log_in(self) -> Self:
+        missing = [name for name in ("username", "password") if not getattr(self, name)]
+        if self.security_protocol.startswith("SASL") and missing:
+            raise ValueError(
+                f"{self.security_protocol} needs {' and '.join(missing)}: set "
+                + " and ".join(f"{ENV_PREFIX}KAFKA{ENV_NESTED}{name.upper()}" for name in missing)
+            )
+        return self
 
     def client_options(self) -> dict[str, Any]:
         """Return the arguments that every aiokafka client takes. Raises `UserError` for an unusable CA file."""

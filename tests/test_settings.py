@@ -104,6 +104,18 @@ def test_unknown_flags_and_missing_files_are_errors(capsys: pytest.CaptureFixtur
         loaded("--config", ".")
 
 
+@pytest.mark.parametrize(
+    ("flags", "missing"),
+    [
+        ([], "needs username and password: set LOGGPT_KAFKA__USERNAME and LOGGPT_KAFKA__PASSWORD"),
+        (["--kafka.username", "me"], "needs password: set LOGGPT_KAFKA__PASSWORD"),
+    ],
+)
+def test_sasl_without_a_login_is_an_error_that_says_what_to_set(flags: list[str], missing: str) -> None:
+    with pytest.raises(UserError, match=missing):
+        loaded("--kafka.security-protocol", "SASL_SSL", *flags)
+
+
 def test_a_secret_shows_in_no_repr_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOGGPT_KAFKA__PASSWORD", SECRET)
     settings = loaded("--kafka.security-protocol", "SASL_SSL", "--kafka.username", "me")
