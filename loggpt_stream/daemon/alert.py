@@ -63,7 +63,7 @@ class AlertWriter:
     def event_id(self, judged: Judged) -> str:
         """Return 32 hex digits, the same whenever this session is judged by this model: consumers deduplicate on it."""
         session = judged.session
-        parts = (judged.topic, judged.partition, session.kind, session.key, session.first_offset, session.part)
+        parts = (judged.topic, judged.partition, session.kind, session.key, session.first_offset, session.first_index)
         name = "\0".join(map(str, (*parts, self._model, self._calibration, "final")))
         return hashlib.sha256(name.encode()).hexdigest()[:32]
 

@@ -42,6 +42,7 @@ class Session:
     """The lines of one key on one partition, in arrival order.
 
     kind: `explicit`, `instance`, `request` or `window`. part: 0, or how many parts came before (max_age, max_lines).
+    first_offset, first_index: of the record of its first line, and which of that record's events that is (from 0).
     group: the explicit session id its lines carry, where another key was used (for labels and splits by group).
     traceparent: trace context of the first record that had one.
     late: True where its lines came after the session they belong to had closed; such a fragment is never judged.
@@ -53,6 +54,7 @@ class Session:
     opened_s: float
     last_seen_s: float
     first_offset: int
+    first_index: int = 0
     part: int = 0
     late: bool = False
     group: str | None = None

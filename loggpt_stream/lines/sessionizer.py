@@ -64,6 +64,8 @@ class Sessionizer:
         self.open_lines = 0
         self.fates: Counter[str] = Counter()
         self._masks = masks
+        self._offset = -1
+        self._index = 0
         self._grace_s = min(rules.grace_s, rules.idle_gap_s)
         # A session is in `_by_opening` and in one of the two others. All three are in order of their watermarks, so
         # that whatever is due stands at the front.
@@ -90,6 +92,8 @@ class Sessionizer:
         `arrival_s` is when the record came in (epoch seconds): no line is taken to be from later than that plus
         `max_future_s`.
         """
+        self._index = self._index + 1 if offset == self._offset else 0
+        self._offset = offset
         if event.fragment and self._continue(event):
             # It happened when its event happened. A line without header has no other time than its record's, which in
             # a topic that is read again may be days later.
@@ -184,7 +188,7 @@ class Sessionizer:
 
     def _open(self, key: _Key, event: Event, offset: int) -> Session:
         kind, name = key
-        session = Session(name, kind, self.watermark_s, self.watermark_s, offset)
+        session = Session(name, kind, self.watermark_s, self.watermark_s, offset, self._index)
         before = self._tombstones.pop(key, None)
         if before is not None and self.watermark_s - before.closed_s < self.rules.tombstone_s:
             if before.close_reason in ("max_age", "max_lines", "memory"):

@@ -65,6 +65,13 @@ def test_headers_are_cloud_events_and_repeat_the_id(bundle: Bundle, judged: list
     assert headers["ce_subject"] == headers["ce_partitionkey"] == message.key == judged[0].session.key.encode()
 
 
+def test_an_id_does_not_depend_on_what_a_restart_forgets(bundle: Bundle, judged: list[Judged]) -> None:
+    one, writer = judged[0], AlertWriter(bundle, "prod")
+    as_part = replace(one, session=replace(one.session, part=3))
+    next_in_record = replace(one, session=replace(one.session, first_index=1))
+    assert writer.event_id(as_part) == writer.event_id(one) != writer.event_id(next_in_record)
+
+
 def test_the_trace_context_that_came_in_goes_out_and_none_is_made_up(bundle: Bundle, judged: list[Judged]) -> None:
     one, writer = judged[0], AlertWriter(bundle, "prod")
     traced = replace(one, session=replace(one.session, traceparent="00-0a-0b-01"))

@@ -144,6 +144,13 @@ def test_a_terminal_line_ends_no_session_but_an_instances(ids: dict[str, Any]) -
     assert closed.close_reason == "idle"
 
 
+def test_parts_that_begin_in_one_record_are_told_apart_by_their_place_in_it() -> None:
+    sessionizer = Sessionizer(replace(RULES, max_lines=2), Masks())
+    closed = [each for i in range(4) for each in sessionizer.add(line(1000.0 + i), 7, math.inf)]
+    closed += [each for i in range(2) for each in sessionizer.add(line(1010.0 + i), 8, math.inf)]
+    assert [(each.first_offset, each.first_index) for each in closed] == [(7, 0), (7, 2), (8, 0)]
+
+
 def test_a_session_has_the_trace_context_that_came_first() -> None:
     feed = Feed()
     for trace in (None, "first", "second"):
