@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
@@ -61,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"error: no command {name!r}; there are {', '.join(_COMMANDS)}. See loggpt-stream --help", file=sys.stderr
         )
         return 2
+    if argv is None and name == "run":
+        # PyTorch takes seconds to load, and PID 1 of a container ignores what it does not handle.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         return int(import_module(_COMMANDS[name]).main(rest))
     except UserError as error:

@@ -17,6 +17,9 @@ class Metrics:
         """Register every metric at zero."""
         self.registry = registry = CollectorRegistry()
         self.records = Counter("loggpt_records", "Records read from the input topic", registry=registry)
+        self.records_lost = Counter(
+            "loggpt_records_lost", "Records that retention removed before they were read", registry=registry
+        )
         self.lines = Counter("loggpt_lines", "Log lines, by what became of them", ["fate"], registry=registry)
         self.sessions_closed = Counter(
             "loggpt_sessions_closed", "Sessions closed, by kind and reason", ["kind", "reason"], registry=registry

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 
 from loggpt_stream.daemon.alert import AlertWriter, Judged
 from loggpt_stream.daemon.batching import Closed, Waiting
@@ -30,7 +36,7 @@ from loggpt_stream.logs import get_logger
 from loggpt_stream.model.gpt import choose_device
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Coroutine, Iterable
 
     from loggpt_stream.daemon.settings import DaemonSettings
     from loggpt_stream.lines.session import Session
@@ -45,6 +51,7 @@ _TURN_S: Final = 2.0
 _WATCH_EVERY_S: Final = 3.0
 _ANSWER_WITHIN_S: Final = 10.0
 _MAX_BACKOFF_S: Final = 30.0
+_STOP_WITHIN_S: Final = 5.0
 
 Clock = Callable[[], float]
 
@@ -66,6 +73,8 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         self._masks = bundle.masks()
         self._waiting = Waiting(batch_tokens=settings.batch_tokens, batch_wait_s=settings.batch_wait_s)
         self._partitions: dict[TopicPartition, Partition] = {}
+        self._deliveries: set[asyncio.Task[None]] = set()
+        self._begun: set[tuple[TopicPartition, int | None]] = set()
         self._pending = 0
         self._paused = False
         # These live from `run` to its end.
@@ -101,7 +110,8 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                     **client,
                     group_id=settings.group,
                     enable_auto_commit=False,
-                    auto_offset_reset=settings.start,
+                    # Where to begin, and what was lost, is for us to decide and to say.
+                    auto_offset_reset="none",
                     session_timeout_ms=30_000,
                 ),
                 stop,
@@ -121,9 +131,10 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             log.info("daemon_stopping", pending_sessions=self._pending)
             self.health.stopping = True
             await self._drain()
-            for task in beside:
+            # What is not delivered by now is held back from the commit, and read again at the next start.
+            for task in (*beside, *self._deliveries):
                 task.cancel()
-        await self._commit()
+        await self._commit(self._committable())
         log.info("daemon_stopped", open_sessions=sum(p.sessionizer.open_sessions for p in self._partitions.values()))
 
     async def _read(self, stop: asyncio.Event) -> None:
@@ -159,7 +170,44 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                 )
         except TimeoutError:
             return {}
+        except NoOffsetForPartitionError as error:
+            await self._begin(error.args[0], lost_from=None)
+            return {}
+        except OffsetOutOfRangeError as error:
+            for where, offset in error.args[0].items():
+                await self._begin(where, lost_from=offset)
+            return {}
         return records
+
+    async def _begin(self, where: TopicPartition, *, lost_from: int | None) -> None:
+        """Begin a partition that has no committed offset, or whose next record (`lost_from`) is gone.
+
+        A gap is never jumped in silence: reading goes on at the oldest record that is left, and the log and
+        `loggpt_records_lost_total` say what is missing.
+        """
+        if (where, lost_from) in self._begun:
+            return  # aiokafka looked again before it was told where to go on
+        latest = lost_from is None and self.settings.start == "latest"
+        find = self._consumer.end_offsets if latest else self._consumer.beginning_offsets
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                offset: int = (await find([where]))[where]
+            self._consumer.seek(where, offset)
+        except IllegalStateError:
+            return  # it was revoked meanwhile
+        self._begun.add((where, lost_from))
+        if lost_from is None:
+            # So that a crash before the first commit does not skip what came in between.
+            await self._commit({where: offset})
+            return
+        log.error(
+            "records_lost",
+            partition=where.partition,
+            from_offset=lost_from,
+            to_offset=offset,
+            remedy="longer retention of the input topic, or a daemon that is down for less long",
+        )
+        self.metrics.records_lost.inc(max(0, offset - lost_from))
 
     def _partition(self, where: TopicPartition) -> Partition:
         """Return the state of a partition; new, where records come before the assignment was announced."""
@@ -204,7 +252,9 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             partition.release(hold)
             self._pending -= 1
 
-        self._tasks.create_task(deliver())
+        task = self._tasks.create_task(deliver())
+        self._deliveries.add(task)
+        task.add_done_callback(self._deliveries.discard)
 
     async def _score(self) -> None:
         """Score batches on the thread and publish what comes of them."""
@@ -254,12 +304,15 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
     async def _commit_often(self) -> None:
         while True:
             await asyncio.sleep(self.settings.commit_interval_s)
-            await self._commit()
+            await self._commit(self._committable())
 
-    async def _commit(self) -> None:
-        """Commit how far each partition may be forgotten. A failure is said; the next commit makes up for it."""
+    def _committable(self) -> dict[TopicPartition, int]:
+        """Return how far each partition may be forgotten."""
         offsets = {where: partition.committable for where, partition in self._partitions.items()}
-        known = {where: offset for where, offset in offsets.items() if offset is not None}
+        return {where: offset for where, offset in offsets.items() if offset is not None}
+
+    async def _commit(self, known: dict[TopicPartition, int]) -> None:
+        """Commit these offsets. A failure is said; the next commit makes up for it."""
         if not known:
             return
         try:
@@ -316,6 +369,7 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             await asyncio.sleep(0.05)
         if self._pending:
             log.warning("drain_timed_out", pending_sessions=self._pending)
+            self._scorer.abandoned = True  # a long session is scored in many batches: not the rest of them
 
     async def _connected(self, make: Callable[[], Any], stop: asyncio.Event) -> Any:  # noqa: ANN401 - aiokafka is untyped
         """Return a started client, however long the broker is away; None where `stop` was set first."""
@@ -323,25 +377,35 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         while not stop.is_set():
             client = make()
             try:
-                await client.start()
+                if await self._unless(stop, client.start()):
+                    self._broker(up=True)
+                    return client
             except (KafkaError, OSError) as error:
-                await client.stop()
                 self._broker(up=False, error=repr(error))
                 log.info("broker_retry", retry_in_s=delay_s)
-                try:
-                    async with asyncio.timeout(delay_s):
-                        await stop.wait()
-                except TimeoutError:
-                    delay_s = min(2 * delay_s, _MAX_BACKOFF_S)
-            else:
-                self._broker(up=True)
-                return client
+            await _stop(client)
+            await self._unless(stop, asyncio.sleep(delay_s))
+            delay_s = min(2 * delay_s, _MAX_BACKOFF_S)
         return None
+
+    async def _unless(self, stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+        """Do `work` unless `stop` is set first; tell whether it was done. Waiting is no stall: the probes are told."""
+        task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+        try:
+            while not (task.done() or stopping.done()):
+                self.health.last_turn_s = self._clock()
+                await asyncio.wait({task, stopping}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                await task
+            return task.done()
+        finally:
+            for each in (task, stopping):
+                each.cancel()
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """Commit what is finished and forget the rest: the next owner reads it again (aiokafka's callback)."""
         if revoked:
-            await self._commit()
+            await self._commit(self._committable())
             self._partitions.clear()
             self.health.partitions = None
             log.info("partitions_revoked", partitions=sorted(where.partition for where in revoked))
@@ -350,6 +414,7 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         """Begin each partition at its committed offset (aiokafka's callback)."""
         for where in sorted(assigned):
             self._partition(where)
+        self._begun.clear()
         self._paused = False
         self.health.partitions = len(assigned)
         self.metrics.rebalances.inc()
@@ -358,8 +423,13 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
 
 
 async def _stop(client: Any) -> None:  # noqa: ANN401 - aiokafka is untyped
-    if client is not None:
-        await client.stop()
+    if client is None:
+        return
+    try:
+        async with asyncio.timeout(_STOP_WITHIN_S):
+            await client.stop()
+    except TimeoutError:
+        log.warning("client_left_open", client=type(client).__name__)
 
 
 def _record(record: Any) -> Record:  # noqa: ANN401 - aiokafka is untyped

@@ -46,8 +46,15 @@ class SessionScore:
     statistics: dict[str, float]
 
 
+class AbandonedError(Exception):
+    """Nobody waits for the scores any more."""
+
+
 class Scorer:
-    """Scores sessions with one model on one device, from one thread (`windows` may have another)."""
+    """Scores sessions with one model on one device, from one thread (`windows` may have another).
+
+    Where another thread sets `abandoned`, scoring ends after the batch in hand, with an `AbandonedError`.
+    """
 
     def __init__(
         self, model: GPT2LMHeadModel, tokenizer: LineTokenizer, device: torch.device, *, batch_tokens: int = 8192
@@ -59,6 +66,7 @@ class Scorer:
         self.device = device
         self.batch_tokens = batch_tokens
         self.context_tokens = int(model.config.n_positions)
+        self.abandoned = False
 
     def windows(self, session: Scorable) -> list[Window]:
         """Return the token windows of a session."""
@@ -81,6 +89,8 @@ class Scorer:
         """Return the loss of each token of each window."""
         found: list[np.ndarray] = [np.empty(0)] * len(flat)
         for batch in self._batches([len(window.ids_T) for window in flat]):
+            if self.abandoned:
+                raise AbandonedError
             longest = max(len(flat[i].ids_T) for i in batch)
             ids_BT = torch.full((len(batch), longest), self.tokenizer.pad_id, dtype=torch.long)
             for row, i in enumerate(batch):

@@ -7,6 +7,7 @@ import lzma
 import os
 import signal
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import jsonschema
 import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from loggpt_stream import replay
 from loggpt_stream.daemon.alert import schema
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
     from loggpt_stream.model.bundle import Bundle
     from tests.kafka_server import KafkaServer
+
+
+Extent = tuple[str, int, int, int]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,12 @@ async def committed(topics: Topics) -> int | None:
         consumer.assign([where])
         offset: int | None = await consumer.committed(where)
         return offset
+
+
+def extent(record: dict[str, Any]) -> Extent:
+    """Return the key, first and last offset and number of lines of a scored session."""
+    session = record["session"]
+    return session["key"], session["source"]["first_offset"], session["source"]["last_offset"], session["lines"]
 
 
 def first_offset(record: dict[str, Any]) -> int:
@@ -237,7 +248,69 @@ async def test_waits_for_an_absent_broker_says_so_and_still_obeys_sigterm(bundle
         assert (await daemon.get("/health/live"))[0] == 200
         assert (await daemon.get("/health/ready"))[0] == 503
         await daemon.saw("broker_retry")
+        await asyncio.sleep(4)
+        assert orjson.loads((await daemon.get("/health/live"))[1])["seconds_since_last_turn"] < 3
         assert await daemon.terminate() == 0
+
+
+async def test_records_that_retention_took_are_counted_and_said_and_reading_goes_on_behind_them(
+    kafka: KafkaServer, bundle: Bundle, tmp_path: Path
+) -> None:
+    topics = await Topics.create(kafka.bootstrap)
+    where = TopicPartition(topics.input, 0)
+    lines = nova34_lines(60)
+    await produce(kafka.bootstrap, topics.input, lines)
+    async with AIOKafkaConsumer(
+        bootstrap_servers=topics.bootstrap, group_id=topics.group, enable_auto_commit=False
+    ) as consumer:
+        consumer.assign([where])
+        await consumer.commit({where: 5})
+    admin = AIOKafkaAdminClient(bootstrap_servers=topics.bootstrap)
+    await admin.start()
+    await admin.delete_records({where: RecordsToDelete(before_offset=20)})
+    await admin.close()
+    # `latest` is for a new group alone: what is still there must be read.
+    with DaemonProcess(tmp_path, [*topics.flags(), "--bundle", str(bundle.path), "--start", "latest"]) as daemon:
+        said = await daemon.saw("records_lost")
+        assert (said["from_offset"], said["to_offset"], said["level"]) == (5, 20, "error")
+        await daemon.reached("loggpt_records_total", 40)
+        assert await daemon.metric("loggpt_records_lost_total") == 15
+        assert await daemon.terminate() == 0
+        assert sum(event["event"] == "records_lost" for event in daemon.events()) == 1
+
+
+@pytest.mark.parametrize(("start", "first"), [("earliest", 0), ("latest", 60)])
+async def test_a_new_group_begins_where_it_is_told_and_remembers_that_at_once(
+    kafka: KafkaServer, bundle: Bundle, tmp_path: Path, start: str, first: int
+) -> None:
+    topics = await Topics.create(kafka.bootstrap)
+    await produce(kafka.bootstrap, topics.input, nova34_lines(60))
+    flags = ["--start", start, "--commit-interval-s", "3600"]
+    with DaemonProcess(tmp_path, [*topics.flags(), "--bundle", str(bundle.path), *flags]) as daemon:
+        await daemon.ready()
+        for _ in range(100):
+            if (await committed(topics)) is not None:
+                break
+            await asyncio.sleep(0.1)
+        assert await committed(topics) == first
+        await produce(kafka.bootstrap, topics.input, nova34_lines(60))
+        await daemon.reached("loggpt_records_total", 120 - first)
+        assert await daemon.metric("loggpt_records_total") == 120 - first
+
+
+async def test_sigterm_ends_in_time_though_a_dead_letter_cannot_be_delivered(
+    kafka: KafkaServer, bundle: Bundle, tmp_path: Path
+) -> None:
+    topics = replace(await Topics.create(kafka.bootstrap), dead_letters="no-such-topic")
+    flags = ["--shutdown-grace-s", "1"]
+    with DaemonProcess(tmp_path, [*topics.flags(), "--bundle", str(bundle.path), *flags]) as daemon:
+        await daemon.ready()
+        await produce(kafka.bootstrap, topics.input, [*nova34_lines(5), None])
+        await daemon.saw("dead_letter")
+        assert await daemon.terminate(timeout_s=20) == 0
+        assert "drain_timed_out" in {event["event"] for event in daemon.events()}
+    # Held back, so that the next start tries again.
+    assert (await committed(topics) or 0) <= 5
 
 
 async def test_a_second_member_takes_over_partitions_and_nothing_is_lost(
@@ -245,36 +318,32 @@ async def test_a_second_member_takes_over_partitions_and_nothing_is_lost(
 ) -> None:
     topics = await Topics.create(kafka.bootstrap, partitions=4)
     lines = nova34_lines(4_000)
-    flags = [*topics.flags(), "--bundle", str(bundle.path), "--clock-speed", "300"]
+    closed = [
+        record
+        for record in replayed(tmp_path, bundle, topics.input, lines).values()
+        if record["session"]["close_reason"] != "end_of_input"
+    ]
+    flags = [*topics.flags(), "--bundle", str(bundle.path)]
     with DaemonProcess(tmp_path, flags) as first:
         await first.ready()
         for partition in range(4):
             await produce(kafka.bootstrap, topics.input, lines[:2_000], partition=partition)
+        await first.reached("loggpt_records_total", 1_000)
         with DaemonProcess(tmp_path, flags) as second:
             await second.ready()
-            assert await second.metric("loggpt_rebalances_total") >= 1
             for partition in range(4):
                 await produce(kafka.bootstrap, topics.input, lines[2_000:], partition=partition)
-            for daemon in (first, second):
-                for _ in range(600):
-                    if (
-                        await daemon.metric("loggpt_sessions_open")
-                        == 0
-                        == await daemon.metric("loggpt_consumer_lag_records")
-                    ):
-                        break
-                    await asyncio.sleep(0.1)
+            expected = {(n, extent(each)) for each in closed for n in range(4)}
+            found: set[tuple[int, Extent]] = set()
+            for _ in range(120):
+                scored = [orjson.loads(record.value) for record in await read_all(kafka.bootstrap, topics.scores)]
+                found = {(each["session"]["source"]["partition"], extent(each)) for each in scored}
+                if expected <= found:
+                    break
+                await asyncio.sleep(0.5)
+            # Each session whole, on each partition, whoever owned it when: its first line, its last, and how many.
+            assert expected - found == set()
             assert await second.metric("loggpt_records_total") > 0
             assert await second.terminate() == 0
         assert await first.terminate() == 0
-    scored = [orjson.loads(record.value) for record in await read_all(kafka.bootstrap, topics.scores)]
-    covered: dict[int, set[int]] = {partition: set() for partition in range(4)}
-    for record in scored:
-        source = record["session"]["source"]
-        covered[source["partition"]] |= {source["first_offset"], source["last_offset"]}
-    keys = {
-        partition: {r["session"]["key"] for r in scored if r["session"]["source"]["partition"] == partition}
-        for partition in range(4)
-    }
-    assert keys[0] == keys[1] == keys[2] == keys[3]
-    assert len(keys[0]) > 20
+    assert len(expected) > 4 * 20

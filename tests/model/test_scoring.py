@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from loggpt_stream.errors import UserError
 from loggpt_stream.model.gpt import ModelShape, choose_device, new_model
 from loggpt_stream.model.losses import token_losses
-from loggpt_stream.model.scoring import Scorer
+from loggpt_stream.model.scoring import AbandonedError, Scorer
 from loggpt_stream.model.statistics import CLIP_NATS, Scale, combine, fit_scales, session_statistics
 from tests.tiny_bundle import nova34, untrained_parts
 
@@ -143,6 +143,13 @@ def test_damaged_weights_are_said_and_not_scored() -> None:
         damaged.model.transformer.wpe.weight[3] = float("nan")
     with pytest.raises(FloatingPointError, match="damaged"):
         damaged.score(SESSIONS)
+
+
+def test_scoring_that_nobody_waits_for_ends_at_the_next_batch() -> None:
+    abandoned = scorer()
+    abandoned.abandoned = True
+    with pytest.raises(AbandonedError):
+        abandoned.score(nova34().sessions[:3])
 
 
 @pytest.mark.gpu
