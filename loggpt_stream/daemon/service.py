@@ -193,8 +193,10 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             async with asyncio.timeout(_ANSWER_WITHIN_S):
                 offset: int = (await find([where]))[where]
             self._consumer.seek(where, offset)
-        except IllegalStateError:
-            return  # it was revoked meanwhile
+        except (KafkaError, TimeoutError) as error:
+            # Revoked meanwhile, or the broker is away: as long as there is no position, aiokafka asks us again.
+            log.warning("offset_lookup_failed", partition=where.partition, error=repr(error))
+            return
         self._begun.add((where, lost_from))
         if lost_from is None:
             # So that a crash before the first commit does not skip what came in between.
