@@ -50,7 +50,7 @@ class Partition:
         if not caught_up or self._quiet_since_s is None:
             self._quiet_since_s = None if self.position is None else now_s
             return []
-        return self.sessionizer.advance(self._quiet_watermark_s + (now_s - self._quiet_since_s) * clock_speed)
+        return self.sessionizer.close_due(self._quiet_watermark_s + (now_s - self._quiet_since_s) * clock_speed)
 
     def hold(self, offset: int) -> int:
         """Keep `offset` from being passed by a commit until `release` of the number returned."""

@@ -116,16 +116,24 @@ class Sessionizer:
     def advance(self, time_s: float) -> list[Session]:
         """Move the watermark to `time_s` (never back) and return the sessions that this closes."""
         self.watermark_s = max(self.watermark_s, time_s)
+        return self.close_due(self.watermark_s)
+
+    def close_due(self, now_s: float) -> list[Session]:
+        """Return the sessions that are due by `now_s`, which need not be the time of any record.
+
+        The watermark stays where the records left it, so that the sessions to come are the same whether or not somebody
+        looked at a clock in between.
+        """
         due: list[Session] = []
         for queue, gap_s in ((self._ending, self._grace_s), (self._active, self.rules.idle_gap_s)):
             while queue:
                 key, session = next(iter(queue.items()))
-                if self.watermark_s < session.last_seen_s + gap_s:
+                if now_s < session.last_seen_s + gap_s:
                     break
                 due.append(self._close_due(key, session))
         while self._by_opening:
             key, session = next(iter(self._by_opening.items()))
-            if self.watermark_s < session.opened_s + self.rules.max_age_s:
+            if now_s < session.opened_s + self.rules.max_age_s:
                 break
             due.append(self._close_due(key, session))
         due.sort(key=lambda session: (session.closed_s, session.first_offset))

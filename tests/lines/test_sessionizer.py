@@ -151,6 +151,17 @@ def test_parts_that_begin_in_one_record_are_told_apart_by_their_place_in_it() ->
     assert [(each.first_offset, each.first_index) for each in closed] == [(7, 0), (7, 2), (8, 0)]
 
 
+def test_time_that_passes_without_records_closes_what_is_due_and_leaves_no_other_trace() -> None:
+    feed = Feed()
+    feed.add(line(1000.0, "quiet"))
+    feed.add(line(1200.0, "goes on"))
+    assert [(each.key, each.closed_s) for each in feed.sessionizer.close_due(1300.0)] == [("quiet", 1300.0)]
+    feed.add(line(1201.0, "goes on"))
+    feed.add(line(1202.0, "new"))
+    seen = {each.key: (each.opened_s, each.last_seen_s) for each in feed.sessionizer.flush()}
+    assert seen == {"goes on": (1200.0, 1201.0), "new": (1202.0, 1202.0)}
+
+
 def test_a_session_has_the_trace_context_that_came_first() -> None:
     feed = Feed()
     for trace in (None, "first", "second"):
