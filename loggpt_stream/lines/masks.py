@@ -64,6 +64,7 @@ _REASONS: Final = (
     "403 Forbidden",
     "404 Not Found",
     "409 Conflict",
+    "429 Too Many Requests",
     "500 Internal Server Error",
     "502 Bad Gateway",
     "503 Service Unavailable",
@@ -82,16 +83,22 @@ DEFAULT_RULES: Final[tuple[MaskRule, ...]] = (
         "<ts>",
         needs="/20",
     ),
-    MaskRule("status", "line", rf"(tatus(?:[ _]?[Cc]ode)?['\"]?(?:[:=] ?| ))({_STATUS})", "status", needs="tatus"),
-    MaskRule("http_status", "line", rf"(HTTP(?:/[0-9]\.[0-9])?\"? )({_STATUS})", "status", needs="HTTP"),
+    MaskRule(
+        "status", "line", rf"(tatus(?:[ _]?[Cc]ode)?['\"]?(?:[:=] ?| )['\"]?)({_STATUS})", "status", needs="tatus"
+    ),
+    MaskRule("http_status", "line", rf"(HTTP(?:/[0-9](?:\.[0-9])?)?\"? )({_STATUS})", "status", needs="HTTP"),
     # As in `'code': 422`; an exit or return code is no HTTP status.
     MaskRule(
         "status_code",
         "line",
-        rf"(code(?<![A-Za-z_]code)(?<!xit code)(?<!turn code)['\"]?[:=] ?)({_STATUS})",
+        rf"(code(?<![A-Za-z_]code)(?<!xit code)(?<!turn code)['\"]?[:=] ?['\"]?)({_STATUS})",
         "status",
         needs="code",
     ),
+    # keystoneauth's, nova's placement client's, and openstacksdk's ways to say it
+    MaskRule("response_status", "line", rf"(RESP: \[)({_STATUS})", "status", needs="RESP: ["),
+    MaskRule("got_status", "line", rf"(Got )({_STATUS}(?=:))", "status", needs="Got "),
+    MaskRule("exception_status", "line", rf"(xception: )({_STATUS}(?=:))", "status", needs="xception: "),
     *(
         MaskRule(f"status_{reason[:3]}", "line", rf"(?<![\w.]){reason}", f"<s{reason[:3]}>{reason[3:]}", needs=reason)
         for reason in _REASONS
