@@ -47,7 +47,7 @@ def closed_sessions(
 ) -> Iterator[Session]:
     """Yield each session as it closes, and at the end those still open. `events` are one partition's, in order.
 
-    Recorded lines arrived when they arrived: none is taken to be from the future.
+    When a line of a file arrived is not known: how far in the future it may be is the reader's to say.
     """
     sessionizer = Sessionizer(rules, Masks(mask_rules))
     for event, record in events:

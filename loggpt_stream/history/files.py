@@ -6,9 +6,10 @@ import gzip
 import heapq
 import lzma
 import sys
+import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, cast
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 STDIN: Final = "-"
+_NEVER: Final = float("-inf")
+_DAY_S: Final = 86_400.0  # naive times are read as UTC and may be ahead by as much as a time zone
 
 
 @dataclass(slots=True)
@@ -58,6 +61,8 @@ def expand(inputs: Sequence[str]) -> list[str]:
 def read_events(inputs: Sequence[str], reading: Reading, *, shape: str | None = None) -> Iterator[tuple[Event, Record]]:
     """Yield the events of all files, merged by time; lines without a time follow the one before them.
 
+    So do lines dated more than a day after their file was last written to.
+
     Undecodable records are counted in `reading` and left out. Raises `UserError` for a file that cannot be read.
     """
     with ExitStack() as stack:
@@ -69,7 +74,8 @@ def read_events(inputs: Sequence[str], reading: Reading, *, shape: str | None = 
 def _timed(
     name: str, stream: Iterable[bytes], reading: Reading, shape: str | None
 ) -> Iterator[tuple[float, Event, Record]]:
-    newest_s = 0.0 if name == STDIN else Path(name).stat().st_mtime
+    written_s = time.time() if name == STDIN else Path(name).stat().st_mtime
+    newest_s = written_s
     ordered_s = float("-inf")
     try:
         for offset, line in enumerate(stream):
@@ -83,6 +89,12 @@ def _timed(
                 reading.rejected[error.reason] += 1
                 continue
             for event in events:
+                if event.time_s > written_s + _DAY_S:
+                    event = replace(event, time_s=newest_s)  # noqa: PLW2901 - no line is from after its file
+                if ordered_s == _NEVER and event.time_s == written_s:
+                    # Before the first line with a time: it must not stand where the file ends.
+                    yield ordered_s, replace(event, time_s=0.0), record
+                    continue
                 newest_s = event.time_s
                 ordered_s = max(ordered_s, event.time_s)
                 yield ordered_s, event, record

@@ -89,8 +89,7 @@ class _Gathered:
             self.reading.rejected[error.reason] += 1
             return
         for event in events:
-            # What was recorded arrived when it did: nothing is taken to be from the future.
-            closed = self.sessionizers[record.partition].add(event, record.offset, arrival_s=math.inf)
+            closed = self.sessionizers[record.partition].add(event, record.offset, arrival_s=record.timestamp_s)
             self.closed[record.partition] += closed
 
     def corpus(self) -> Corpus:
@@ -125,6 +124,8 @@ async def _batches(kafka: KafkaSettings, span: _Span) -> AsyncIterator[list[Reco
         group_id=None,
         enable_auto_commit=False,
         isolation_level="read_committed",
+        # What retention removes while it is read is an error: a shorter history is never taken for the whole.
+        auto_offset_reset="none",
         fetch_max_wait_ms=_FETCH_WAIT_MS,
     )
     await consumer.start()
@@ -138,7 +139,7 @@ async def _batches(kafka: KafkaSettings, span: _Span) -> AsyncIterator[list[Reco
         stops = ends if span.to_s is None else {**ends, **await _offsets_at(consumer, assigned, span.to_s)}
         unread = {partition for partition in assigned if starts[partition] < stops[partition]}
         consumer.pause(*(set(assigned) - unread))
-        for partition in unread:
+        for partition in assigned:
             consumer.seek(partition, starts[partition])
         heard_s = time.monotonic()
         while unread:

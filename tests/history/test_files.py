@@ -130,6 +130,24 @@ def test_a_damaged_or_misnamed_file_is_refused_by_name(tmp_path: Path, name: str
         read(tmp_path / name)
 
 
+def test_a_line_without_time_at_the_top_does_not_stand_where_the_file_ends(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_bytes(b"Modules were imported\n" + line(1, "api one") + line(3, "api three"))
+    (tmp_path / "b.log").write_bytes(line(2, "api two"))
+    assert [event.message for event, _ in read_events([str(tmp_path)], Reading()) if event.logger] == [
+        "api one",
+        "api two",
+        "api three",
+    ]
+
+
+def test_a_line_from_the_future_of_its_file_counts_as_the_line_before_it(tmp_path: Path) -> None:
+    odd = line(2, "odd").replace(b"2026", b"2099")
+    (tmp_path / "a.log").write_bytes(line(1, "one") + odd + line(3, "three"))
+    found = [(event.message, event.time_s) for event, _ in read_events([str(tmp_path / "a.log")], Reading())]
+    assert [message for message, _ in found] == ["one", "odd", "three"]
+    assert found[0][1] == found[1][1] < found[2][1]
+
+
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"away\.log: no such file or directory"):
         read(tmp_path / "away.log")
