@@ -26,19 +26,19 @@ _SAME_TIME_S: Final = 0.0005
 class TracebackReader:
     """Reads continuation lines one by one and knows the newest exception line among them."""
 
-    __slots__ = ("_in_frames", "exception")
+    __slots__ = ("exception", "in_frames")
 
     def __init__(self) -> None:
         """Start outside any traceback."""
-        self._in_frames = False
+        self.in_frames = False
         self.exception = ""
 
     def read(self, line: str) -> bool:
         """Take the next line; return True where it is a (new) exception line."""
         if line.startswith(_TRACEBACK):
-            self._in_frames = True
-        elif self._in_frames and line and not line[0].isspace():
-            self._in_frames = False
+            self.in_frames = True
+        elif self.in_frames and line and not line[0].isspace():
+            self.in_frames = False
             self.exception = line
             return True
         return False
@@ -56,6 +56,8 @@ def exception_line(lines: Iterable[str]) -> str:
 class Parent:
     """An event that fragments may continue, and the line it became (both None where it belongs to no session).
 
+    session_id: the explicit id that its record carried. headerless: it had no header of its own (what has none and is
+    not indented after it is a line like it, and not its continuation).
     session: a weak reference. Thousands of writers are remembered, and a closed session must not live on for them.
     """
 
@@ -63,6 +65,8 @@ class Parent:
     session: ReferenceType[Session] | None
     line: Line | None
     reader: TracebackReader
+    session_id: str | None
+    headerless: bool
 
 
 class Parents:
@@ -78,7 +82,8 @@ class Parents:
         reader = TracebackReader()
         for text in (event.message, *event.continuation):
             reader.read(text)
-        parent = Parent(event.time_s, ref(session) if session is not None else None, line, reader)
+        own = ref(session) if session is not None else None
+        parent = Parent(event.time_s, own, line, reader, event.session_id, not event.logger)
         _put(self._of_writer, (event.source, event.pid, event.logger), parent)
         _put(self._of_source, event.source, parent)
 
@@ -89,13 +94,21 @@ class Parents:
         of its source.
         """
         if not fragment.logger:
-            return self._of_source.get(fragment.source)
+            parent = self._of_source.get(fragment.source)
+            return parent if parent is not None and _goes_on(parent, fragment) else None
         parent = self._of_writer.get((fragment.source, fragment.pid, fragment.logger))
         if parent is None or abs(parent.time_s - fragment.time_s) >= _SAME_TIME_S:
             return None
         # Lines without header that follow (the rest of a message with line ends in it) continue this event too.
         _put(self._of_source, fragment.source, parent)
         return parent
+
+
+def _goes_on(parent: Parent, fragment: Event) -> bool:
+    """Tell whether a line without header may continue `parent`: it names no other session, and reads like a rest."""
+    if fragment.session_id and fragment.session_id != parent.session_id:
+        return False
+    return not parent.headerless or not fragment.message[:1].strip() or parent.reader.in_frames
 
 
 def _put(table: OrderedDict[Any, Parent], key: object, parent: Parent) -> None:

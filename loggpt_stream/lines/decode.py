@@ -42,6 +42,7 @@ from loggpt_stream.lines.oslo_text import (
     named_instance,
     parse_header,
     read_context,
+    split_file,
     without_debug_place,
 )
 from loggpt_stream.lines.record import Event, Record, UndecodableError
@@ -193,11 +194,12 @@ def _continues(header: Header, begun: Header | None) -> bool:
 def _event(line: str, header: Header | None, more: list[str], envelope: Envelope) -> tuple[str, Event]:
     """Return (shape, event) of a line and what continues it."""
     if header is None:
+        file, message = split_file(line)
         return envelope.shape, Event(
             time_s=envelope.time_s,
             level="",
             logger="",
-            message=line.rstrip(),
+            message=message.rstrip(),
             raw=line.rstrip(),
             continuation=bounded_lines(more) if more else (),
             fragment=True,
@@ -205,7 +207,7 @@ def _event(line: str, header: Header | None, more: list[str], envelope: Envelope
             instance_in_text=named_instance(line),
             host=envelope.host,
             service=envelope.service,
-            source=envelope.source,
+            source=envelope.source or file or "",
             pid=envelope.pid,
         )
     message, context, file, service = header.message.rstrip(), header.context, header.file, envelope.service
@@ -293,6 +295,7 @@ def _shape(value: dict[str, Any]) -> str:
 
 def _otlp(value: dict[str, Any], envelope: Envelope, depth: int) -> _Found:
     found: _Found = []
+    refused = UndecodableError("no_text", "no OTLP log record has a text body")
     for resource in dicts_of(value.get("resourceLogs")):
         names = _attributes(dict_of(resource.get("resource")).get("attributes"))
         for scope in dicts_of(resource.get("scopeLogs")):
@@ -309,9 +312,12 @@ def _otlp(value: dict[str, Any], envelope: Envelope, depth: int) -> _Found:
                     service=attributes.get("service.name") or (service_of(file) if file else None) or envelope.service,
                     file=file,
                 )
-                found += _decode_text(text, around, depth + 1)
+                try:
+                    found += _decode_text(text, around, depth + 1)
+                except UndecodableError as error:
+                    refused = error
     if not found:
-        raise UndecodableError("no_text", "no OTLP log record has a text body")
+        raise refused
     return found
 
 

@@ -27,6 +27,7 @@ _MIN_IDENTITY_FIELDS: Final = 5
 _NOBODY: Final = frozenset({"-", "None", ""})
 _ANY_TIME: Final = re.compile(rf"{_TIME}(?!\d)", re.ASCII)
 _FILE_CHARS: Final = 320
+_ROTATED: Final = re.compile(r"\d{4}-\d\d-\d\d_\d\d:\d\d:\d\d\Z", re.ASCII)
 _DEBUG_PLACE: Final = re.compile(r"/\S{1,1024}:\d{1,7}", re.ASCII)
 
 # What the text itself calls an instance: (text that every match contains, pattern). UUIDs of ports, volumes, images and
@@ -97,6 +98,14 @@ def parse_header(line: str) -> Header | None:
         file,
         start,
     )
+
+
+def split_file(line: str) -> tuple[str | None, str]:
+    """Return (file name, rest) of a line without header; loghub puts the rotated file's name before these lines too."""
+    end = line.find(" ", 0, _FILE_CHARS)
+    if end > 0 and ".log." in line[:end] and _ROTATED.search(line[:end]):
+        return line[:end], line[end + 1 :]
+    return None, line
 
 
 def split_message(text: str) -> tuple[str | None, str | None, str]:

@@ -98,8 +98,13 @@ class Sessionizer:
             # It happened when its event happened. A line without header has no other time than its record's, which in
             # a topic that is read again may be days later.
             return []
-        closed = self.advance(min(event.time_s, arrival_s + self.rules.max_future_s))
         key = self._key(event)
+        if key is None and not event.logger:
+            # It may well have no time but that of its reading, hours after the lines around it.
+            self.fates["unkeyed"] += 1
+            self._parents.remember(event, None, None)
+            return []
+        closed = self.advance(min(event.time_s, arrival_s + self.rules.max_future_s))
         if key is None:
             self.fates["unkeyed"] += 1
             self._parents.remember(event, None, None)

@@ -301,6 +301,13 @@ def test_a_traceback_in_kollas_payload_continues_without_its_prefixes() -> None:
     assert (found.message, found.continuation, found.fragment) == ("Failed", ("Traceback", "  x", "KeyError"), False)
 
 
+def test_one_bad_body_refuses_no_other_line_of_an_otlp_record() -> None:
+    bad = {"body": {"stringValue": '{"truncated": "yes'}}
+    assert decode(record(otlp(bad, OTLP_RECORD))) == decode(record(otlp(OTLP_RECORD)))
+    with pytest.raises(UndecodableError, match=r"^bad_json"):
+        decode(record(otlp(bad)))
+
+
 def test_an_otlp_record_comes_apart_into_its_lines_and_passes_over_what_has_no_text() -> None:
     second = OTLP_RECORD | {
         "body": {"stringValue": "no header"},

@@ -145,6 +145,16 @@ def test_the_header_session_is_an_explicit_session() -> None:
     assert event(f"{HEAD} [-] x", headers=(("session_id", b""),)).session_id is None
 
 
+def test_a_rotated_files_name_before_a_line_without_header_is_its_source_and_no_part_of_it() -> None:
+    found = event("nova-compute.log.1.2017-05-16_13:55:31   <devices>")
+    assert (found.message, found.source, found.fragment) == (
+        "  <devices>",
+        "nova-compute.log.1.2017-05-16_13:55:31",
+        True,
+    )
+    assert event("see nova.log.1 for more").source == ""
+
+
 def test_a_trace_context_in_the_records_headers_stays_with_its_events() -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     assert event(f"{HEAD} [-] x", headers=(("traceparent", trace.encode()),)).traceparent == trace

@@ -162,6 +162,47 @@ def test_time_that_passes_without_records_closes_what_is_due_and_leaves_no_other
     assert seen == {"goes on": (1200.0, 1201.0), "new": (1202.0, 1202.0)}
 
 
+def headerless(text: str, **fields: Any) -> Event:
+    return replace(Event(1000.0, "", "", text, text, fragment=True), **fields)
+
+
+def test_lines_without_header_that_name_their_own_sessions_are_not_the_rest_of_one_another() -> None:
+    feed = Feed()
+    for key, text in (("a", "alpha starts"), ("b", "beta starts"), ("a", "alpha fails"), ("b", "beta ends")):
+        feed.add(headerless(text, session_id=key))
+    feed.add(line(1000.0, "vm"))
+    feed.add(headerless("of another session", session_id="b"))
+    assert {each.key: [one.raw for one in each.lines] for each in feed.sessionizer.flush()} == {
+        "a": ["alpha starts", "alpha fails"],
+        "b": ["beta starts", "beta ends", "of another session"],
+        "vm": ["raw m"],
+    }
+
+
+def test_an_access_log_without_headers_goes_by_the_instances_that_it_names() -> None:
+    feed = Feed()
+    for key in ("a", "b", "a"):
+        feed.add(headerless(f"GET /servers/{key} 200", instance_in_text=key))
+    assert {each.key: len(each.lines) for each in feed.sessionizer.flush()} == {"a": 2, "b": 1}
+
+
+def test_what_is_indented_goes_on_even_behind_a_line_without_header() -> None:
+    feed = Feed()
+    feed.add(headerless("starting with", session_id="a"))
+    feed.add(headerless("  --workers 4", session_id="a"))
+    (found,) = feed.sessionizer.flush()
+    assert [each.raw for each in found.lines] == ["starting with\n  --workers 4"]
+
+
+def test_a_dropped_line_that_may_have_no_time_of_its_own_moves_no_clock() -> None:
+    feed = Feed()
+    feed.add(line(1000.0))
+    assert feed.add(headerless("*** Starting uWSGI ***", time_s=99_999.0)) == []
+    feed.add(line(1001.0))
+    (found,) = feed.sessionizer.flush()
+    assert (len(found.lines), feed.sessionizer.watermark_s) == (2, 1001.0)
+
+
 def test_a_session_has_the_trace_context_that_came_first() -> None:
     feed = Feed()
     for trace in (None, "first", "second"):
