@@ -42,7 +42,7 @@ _DOWNLOAD_TIMEOUT_S: Final = 900.0
 _PORTS: Final = range(20_000, 32_000)
 
 _COPY_PLUGIN: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
-_POM: Final = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+_POM: Final = f"""<project>
   <modelVersion>4.0.0</modelVersion>
   <groupId>loggpt-stream</groupId><artifactId>test-kafka</artifactId><version>1</version>
   <dependencies>
