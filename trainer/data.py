@@ -92,7 +92,8 @@ def split_history(corpus: Corpus, settings: TrainerSettings) -> Split:
     split = Split([], [], left_out)
     for name, members in groups.items():
         (split.validation if name in held_out else split.train).extend(members)
-    if len(split.train) < len(split.validation) and settings.validation_fraction < _HALF:
+    uneven = len(split.train) < len(split.validation) and settings.validation_fraction < _HALF
+    if uneven or not split.train:
         raise UserError(
             f"the {len(sessions)} sessions belong to {len(groups)} groups, too few or too uneven to hold "
             f"{settings.validation_fraction:.0%} of them out for validation: {len(split.train)} would be left to learn "

@@ -124,6 +124,12 @@ def test_groups_that_are_too_uneven_are_refused() -> None:
         split_history(corpus, settings())
 
 
+def test_nothing_left_to_learn_from_is_refused_however_much_is_to_be_held_out() -> None:
+    corpus = Corpus([session(f"s{n:02}", 1000.0 + n, group="run") for n in range(30)])
+    with pytest.raises(UserError, match=r"1 groups, too few .* 0 would be left to learn from"):
+        split_history(corpus, settings(validation_fraction=0.5))
+
+
 def test_the_windows_of_one_host_and_service_can_be_on_both_sides() -> None:
     windows = [replace(session("cmp01/nova", 1000.0 + n), kind="window") for n in range(30)]
     split = split_history(Corpus(windows), settings())
