@@ -99,12 +99,9 @@ class Sessionizer:
             # a topic that is read again may be days later.
             return []
         key = self._key(event)
-        if key is None and not event.logger:
-            # It may well have no time but that of its reading, hours after the lines around it.
-            self.fates["unkeyed"] += 1
-            self._parents.remember(event, None, None)
-            return []
-        closed = self.advance(min(event.time_s, arrival_s + self.rules.max_future_s))
+        # A dropped line without header may well have no time but that of its reading, hours after the lines around it.
+        timed = key is not None or event.logger
+        closed = self.advance(min(event.time_s, arrival_s + self.rules.max_future_s)) if timed else []
         if key is None:
             self.fates["unkeyed"] += 1
             self._parents.remember(event, None, None)
