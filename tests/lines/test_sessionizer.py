@@ -197,7 +197,7 @@ def test_what_is_indented_goes_on_even_behind_a_line_without_header() -> None:
 def test_a_dropped_line_that_may_have_no_time_of_its_own_moves_no_clock() -> None:
     feed = Feed()
     feed.add(line(1000.0))
-    assert feed.add(headerless("*** Starting uWSGI ***", time_s=99_999.0)) == []
+    assert feed.add(headerless("*** Starting uWSGI ***", time_s=99_999.0, source="uwsgi.log")) == []
     feed.add(line(1001.0))
     (found,) = feed.sessionizer.flush()
     assert (len(found.lines), feed.sessionizer.watermark_s) == (2, 1001.0)
