@@ -20,6 +20,8 @@ class SessionRules:
     max_age_s, max_lines: a session that is older or longer closes; what follows becomes its next part.
     terminal: pieces of text that end an instance's session; after such a line the idle gap is `grace_s`. An explicit
         session may hold several instances, and a request goes on after it destroyed one.
+    revival: pieces of text after which an instance goes on all the same: a build that failed on one host cleans up
+        there with terminal words, and begins anew on the next.
     max_future_s: a line dated further ahead of its arrival is taken as arriving now plus this.
     tombstone_s: a closed session is remembered so long. Within it, what follows a close by age or length is the next
         part of the session, and what follows a terminal close is a `late` session, which is never judged.
@@ -34,6 +36,7 @@ class SessionRules:
         "Deleted allocations for instance",
         "seconds to destroy the instance on the hypervisor",
     )
+    revival: tuple[str, ...] = ("Claim successful",)
     grace_s: float = 30.0
     max_future_s: float = 10.0
     tombstone_s: float = 600.0

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _MAX_LINKS: Final = 32_768
 _MAX_TOMBSTONES: Final = 65_536
 _NEVER: Final = float("-inf")
+_SEVERAL: Final = ""
 
 _KIND_OF_SOURCE: Final = {
     "explicit": "explicit",
@@ -183,11 +184,11 @@ class Sessionizer:
                 None,
             )
             if instance:
-                self._instance_of_request[request] = instance
-                self._instance_of_request.move_to_end(request)
-                if len(self._instance_of_request) > _MAX_LINKS:
-                    self._instance_of_request.popitem(last=False)
-            names["request_instance"] = self._instance_of_request.get(request)
+                self._link(request, instance)
+            linked = self._instance_of_request.get(request)
+            # Only while that instance's session is open: a request must not bring a closed session back.
+            if linked and ("instance", linked) in self._by_opening:
+                names["request_instance"] = linked
         for source in order:
             name = names[source]
             if name:
@@ -195,6 +196,18 @@ class Sessionizer:
         if self.rules.unkeyed == "window":
             return "window", f"{event.host or '-'}/{event.service or event.logger.partition('.')[0] or '-'}"
         return None
+
+    def _link(self, request: str, instance: str) -> None:
+        """Remember which instance a request is about; none, once it has named a second one.
+
+        A service's periodic tasks go through all instances of a host under one request id: what such a request says
+        without naming an instance is about none of them.
+        """
+        known = self._instance_of_request.get(request, instance)
+        self._instance_of_request[request] = instance if known == instance else _SEVERAL
+        self._instance_of_request.move_to_end(request)
+        if len(self._instance_of_request) > _MAX_LINKS:
+            self._instance_of_request.popitem(last=False)
 
     def _open(self, key: _Key, event: Event, offset: int) -> Session:
         kind, name = key
@@ -232,10 +245,12 @@ class Sessionizer:
 
     def _touch(self, key: _Key, session: Session, event: Event) -> None:
         session.last_seen_s = self.watermark_s
-        if session.kind == "instance" and not session.ending:
-            session.ending = any(piece in event.message for piece in self.rules.terminal)
+        if session.kind == "instance":
+            (self._ending if session.ending else self._active).pop(key, None)
+            decisive = self.rules.revival if session.ending else self.rules.terminal
+            if any(piece in event.message for piece in decisive):
+                session.ending = not session.ending
         queue = self._ending if session.ending else self._active
-        self._active.pop(key, None)
         queue[key] = session
         queue.move_to_end(key)
 
