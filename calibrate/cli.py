@@ -14,6 +14,7 @@ from calibrate import report
 from calibrate.evaluation import evaluate_kinds, groups_of
 from calibrate.kinds import DEFAULT_FALSE_ALARM_RATE, Wishes, calibrate_kinds
 from calibrate.sessions import held_out_sessions, refuse_known, score_sessions, select
+from calibrate.threshold import CONTAMINATION
 from loggpt_stream.errors import UserError
 from loggpt_stream.history.corpus import read_corpus
 from loggpt_stream.history.labels import read_labels
@@ -24,8 +25,9 @@ from loggpt_stream.model.gpt import choose_device
 from loggpt_stream.settings import Settings, load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from calibrate.sessions import Traffic
     from loggpt_stream.history.corpus import Corpus
     from loggpt_stream.history.labels import Labels
     from loggpt_stream.model.bundle import Bundle
@@ -77,6 +79,8 @@ side; of other kinds than the one with most sessions: roc_curve_final-<kind>.png
 precision, recall, F1 and confusion matrix at the bundle's threshold, with bootstrap intervals, the false-alarm rate
 promised and observed, and what simple detectors reach on the same sessions: counting ERROR lines, session length."""
 
+_HALF: Final = 0.5
+
 Kind = Literal["explicit", "instance", "request", "window"]
 
 
@@ -121,6 +125,12 @@ class CalibrateSettings(ScoringSettings):
         lt=1,
         description=f"without labels: share of normal sessions that may alarm ({DEFAULT_FALSE_ALARM_RATE:g})",
     )
+    alerts_per_day: float | None = Field(
+        None, gt=0, description="without labels: false alarms a day that are tolerated, at the traffic of this input"
+    )
+    contamination: float = Field(
+        CONTAMINATION, ge=0, lt=0.5, description="without labels: up to this share of the sessions may be failures"
+    )
     cost_miss: float | None = Field(None, ge=0, description="with labels: cost of a missed anomaly; least cost, not F1")
     cost_false_alarm: float | None = Field(
         None, ge=0, description="with labels: cost of a false alarm (1 beside cost-miss)"
@@ -130,6 +140,8 @@ class CalibrateSettings(ScoringSettings):
     def _consistent(self) -> Self:
         if self.labels is None and not (self.cost_miss is None and self.cost_false_alarm is None):
             raise ValueError("cost_miss and cost_false_alarm weigh labelled sessions: give labels too")
+        if self.alerts_per_day is not None and self.false_alarm_rate is not None:
+            raise ValueError("false_alarm_rate and alerts_per_day say the same in two ways: give one of them")
         if self.cost_miss == 0 and self.cost_false_alarm == 0:
             raise ValueError("cost_miss and cost_false_alarm: one of them must be greater than 0")
         if self.report_directory.is_relative_to(self.destination):
@@ -181,8 +193,6 @@ def calibrate(argv: Sequence[str]) -> int:
     settings = load(CalibrateSettings, argv, prog="loggpt-calibrate", description=_CALIBRATE_HELP)
     bundle = load_bundle(settings.bundle, calibrated=False)
     labels = _labels(settings)
-    wishes = Wishes(settings.false_alarm_rate, settings.cost_miss, settings.cost_false_alarm)
-
     corpus = _read(settings, bundle)
     only = held_out_sessions(bundle) if settings.held_out else None
     selection = select(corpus, labels, settings.select, kinds=settings.kinds, only=only)
@@ -194,6 +204,8 @@ def calibrate(argv: Sequence[str]) -> int:
         "exactly the sessions that the trainer held out.",
     )
     scored = score_sessions(selection.sessions, _scorer(settings, bundle), labels, settings.anomaly_column)
+    rate = settings.false_alarm_rate or _rate_of(settings.alerts_per_day, selection.traffic)
+    wishes = Wishes(rate, settings.contamination, settings.cost_miss, settings.cost_false_alarm)
     outcome = calibrate_kinds(scored, wishes, labelled=labels is not None)
     saved = save_calibrated(
         bundle, settings.destination, calibration=outcome.calibration(), calibration_sessions=outcome.fingerprints()
@@ -231,6 +243,25 @@ def evaluate(argv: Sequence[str]) -> int:
     print("\n".join(report.evaluation_summary(evaluation)))
     print(f"report in {settings.report_directory}")
     return 0
+
+
+def _rate_of(alerts_per_day: float | None, traffic: Mapping[str, Traffic]) -> float | None:
+    """Return the false-alarm rate per session that makes so many alerts a day, all kinds of sessions together."""
+    if alerts_per_day is None:
+        return None
+    per_day = [each.per_day for each in traffic.values()]
+    known = sum(each for each in per_day if each is not None)
+    if not known:
+        raise UserError(
+            "alerts_per_day: the input is too short to tell how many sessions a day brings. Give more logs."
+        )
+    rate = alerts_per_day / known
+    if rate >= _HALF:
+        raise UserError(
+            f"alerts_per_day {alerts_per_day:g}: the input brings {known:,.0f} sessions a day, so that would be every "
+            "second one or more. Ask for fewer."
+        )
+    return rate
 
 
 def _read(settings: ScoringSettings, bundle: Bundle) -> Corpus:

@@ -9,15 +9,24 @@ import numpy as np
 
 from calibrate.curves import SharedScore, auc_roc, average_precision, counts_at, most_shared_score
 from calibrate.sessions import by_kind
-from calibrate.threshold import best_f1_cut, cheapest_cut, conformal_cut
+from calibrate.threshold import (
+    CONTAMINATION,
+    best_f1_cut,
+    cheapest_cut,
+    conformal_cut,
+    guaranteed_rate,
+    robust_cut,
+    tail_cut,
+)
 from loggpt_stream.errors import UserError
 from loggpt_stream.model.calibration import Calibration, KindCalibration
-from loggpt_stream.model.statistics import COMBINED, STATISTICS, combine, fit_scales
+from loggpt_stream.model.statistics import COMBINATIONS, COMBINED, STATISTICS, combine, fit_scales
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from calibrate.sessions import ScoredSession
+    from calibrate.threshold import ConformalCut
     from loggpt_stream.model.statistics import Scale
 
 MIN_NORMAL: Final = 10
@@ -36,9 +45,13 @@ _LEFT_OUT_MOST: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What the operator asked for. false_alarm_rate: None where it was not stated. Costs: None, or of one session."""
+    """What the operator asked for. false_alarm_rate: None where it was not stated. Costs: None, or of one session.
+
+    contamination: up to this share of sessions without labels may be failures; 0 takes all of them as normal.
+    """
 
     false_alarm_rate: float | None = None
+    contamination: float = CONTAMINATION
     cost_miss: float | None = None
     cost_false_alarm: float | None = None
 
@@ -50,13 +63,14 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class StatisticFigures:
-    """What one statistic is worth on the calibration sessions.
+    """What one statistic, or combination of `members`, is worth on the calibration sessions.
 
-    auc, average_precision, best_f1: None without labels. median, high: of normal
-    sessions, in nats (high: .95 quantile). shared: the score that most distinct sessions have.
+    auc, average_precision, best_f1: None without labels. median, high: of the scores of normal sessions, in nats (high:
+    .95 quantile). shared: the score that most distinct sessions have.
     """
 
     name: str
+    members: tuple[str, ...]
     auc: float | None
     average_precision: float | None
     best_f1: float | None
@@ -145,21 +159,25 @@ def is_collapsed(shared: SharedScore) -> bool:
     return shared.sharing >= MIN_SHARING and shared.share > MAX_SHARED
 
 
-def scores_of(name: str, members: Sequence[ScoredSession], scales: Mapping[str, Scale]) -> np.ndarray:
-    """Return one statistic, or the combination, of each session, in nats."""
-    if name == COMBINED:
-        return np.array([combine(each.statistics, scales) for each in members])
-    return np.array([each.statistics[name] for each in members])
+def candidates(statistics: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
+    """Return what a session may be judged by: combinations and single statistics, of those that were computed."""
+    combined = {name: tuple(each for each in of if each in statistics) for name, of in COMBINATIONS.items()}
+    return combined | {name: (name,) for name in STATISTICS if name in statistics}
 
 
-def left_out_scores(statistics: Sequence[Mapping[str, float]]) -> np.ndarray:
+def scores_of(members: Sequence[ScoredSession], scales: Mapping[str, Scale]) -> np.ndarray:
+    """Return the score of each session by the statistics that have a scale, in nats."""
+    return np.array([combine(each.statistics, scales) for each in members])
+
+
+def left_out_scores(statistics: Sequence[Mapping[str, float]], names: Sequence[str]) -> np.ndarray:
     """Return the combined score of each session under scales fitted to the others, in nats.
 
     A session that its own scale was fitted to scores low, where a later one does not: with 20 sessions a threshold
     drawn from such scores raises a quarter more false alarms than promised, with 10 half as many again.
     """
     return np.array(
-        [combine(each, fit_scales([*statistics[:i], *statistics[i + 1 :]])) for i, each in enumerate(statistics)]
+        [combine(each, fit_scales([*statistics[:i], *statistics[i + 1 :]], names)) for i, each in enumerate(statistics)]
     )
 
 
@@ -195,11 +213,12 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
     known = [each for each in members if each.truth is not None]
     truth_N = np.array([each.truth for each in known], dtype=bool)
     normal = [each for each in known if not each.truth]
-    scales = fit_scales([each.statistics for each in normal])
-    refuse_one_score(kind, known, scores_of(COMBINED, known, scales))
-    figures = _figures(known, truth_N, scales)
-    statistic = _choose(figures)
-    scores_N = scores_of(statistic, known, scales)
+    all_scales = _all_scales(normal)
+    refuse_one_score(kind, known, scores_of(known, all_scales[COMBINED]))
+    figures = _figures(known, truth_N, all_scales)
+    combination = _choose(figures)
+    scales = all_scales[combination]
+    scores_N = scores_of(known, scales)
     if wishes.by_cost:
         cost_miss, cost_false_alarm = _costs(wishes)
         threshold = cheapest_cut(scores_N, truth_N, cost_miss=cost_miss, cost_false_alarm=cost_false_alarm)
@@ -215,7 +234,7 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
             "of these sessions? Else train longer, or on more normal sessions, or state other costs."
         )
     calibration = KindCalibration(
-        statistic=statistic,
+        combination=combination,
         threshold=threshold,
         basis="labels_cost" if wishes.by_cost else "labels_f1",
         false_alarm_rate=float((1 + counts.fp_T[0]) / (1 + len(normal))),
@@ -236,54 +255,97 @@ def _without_labels(
 ) -> CalibratedKind:
     taken = [each for each in members if not each.truth]
     truth_N = np.zeros(len(taken), dtype=bool)
-    scales = fit_scales([each.statistics for each in taken])
-    scores_N = scores_of(COMBINED, taken, scales)
+    all_scales = _all_scales(taken)
+    scales = all_scales[COMBINED]
+    scores_N = scores_of(taken, scales)
     refuse_one_score(kind, taken, scores_N)
     if len(taken) <= _LEFT_OUT_MOST:
-        scores_N = left_out_scores([each.statistics for each in taken])
+        scores_N = left_out_scores([each.statistics for each in taken], list(scales))
     asked = DEFAULT_FALSE_ALARM_RATE if wishes.false_alarm_rate is None else wishes.false_alarm_rate
-    cut = conformal_cut(scores_N, asked)
-    warnings = []
-    if not cut.supported:
-        warnings.append(
-            f"{cut.sessions} sessions support no finer rate than 1/({cut.sessions}+1) = {cut.rate:.4g}; "
-            f"asked {asked:g}."
-        )
-    if cut.rank == cut.sessions:
-        warnings.append(
-            f"The threshold is the highest of {cut.sessions} scores: one unnoticed failure among them hides all "
-            "that score lower. See below whose score it is; calibrate with more sessions, or ask for a greater rate."
-        )
+    cut, basis, how, warnings = _cut_without_labels(scores_N, asked, wishes.contamination)
     if labels_given:
         warnings.append("This kind has no labels of both classes: its threshold comes from the false-alarm rate alone.")
     calibration = KindCalibration(
-        statistic=COMBINED,
+        combination=COMBINED,
         threshold=cut.threshold,
-        basis="conformal",
+        basis=basis,
         false_alarm_rate=cut.rate,
         scales=scales,
         normal_scores=tuple(np.sort(scores_N).tolist()),
     )
-    how = (
-        f"conformal quantile for a false-alarm rate of {asked:g}: number {cut.rank:,} of {cut.sessions:,} scores in "
-        "ascending order, all sessions taken as normal"
-    )
-    figures = _figures(taken, truth_N, scales)
+    figures = _figures(taken, truth_N, all_scales)
     return CalibratedKind(kind, calibration, how, taken, scores_N, truth_N, figures, warnings, labelled=False)
 
 
+def _cut_without_labels(
+    scores_N: np.ndarray, asked: float, contamination: float
+) -> tuple[ConformalCut, str, str, list[str]]:
+    """Return the threshold for a false-alarm rate, its basis, how it was found in words, and warnings."""
+    sessions = len(scores_N)
+    if contamination > asked:
+        cut = robust_cut(scores_N, asked, contamination)
+        above = sessions - cut.rank
+        how = (
+            f"tail fitted to the scores of {sessions:,} sessions for a false-alarm rate of {asked:g}, the highest "
+            f"{contamination:.0%} counting only as high, since they may be failures; {above:,} sessions are above it"
+        )
+        most = guaranteed_rate(scores_N, cut.threshold)
+        warnings = []
+        if most > 2 * asked + 1 / (sessions + 1):
+            warnings.append(
+                f"{above} of {sessions} calibration sessions score above the threshold for {asked:g}. If they are "
+                f"failures (the report lists them), expect {asked:g} of the normal sessions to alarm; if they are normal, up "
+                f"to {most:.2%}."
+            )
+        return cut, "robust_tail", how, warnings
+    cut = conformal_cut(scores_N, asked)
+    if cut.supported:
+        how = (
+            f"conformal quantile for a false-alarm rate of {asked:g}: number {cut.rank:,} of {sessions:,} scores in "
+            "ascending order, all sessions taken as normal"
+        )
+        warnings = []
+    else:
+        cut = tail_cut(scores_N, asked)
+        how = (
+            f"generalised Pareto tail of {sessions:,} scores at the false-alarm rate {asked:g}, all sessions taken as "
+            "normal"
+        )
+        warnings = [
+            (
+                f"{sessions} sessions guarantee no finer rate than 1/({sessions}+1) = {1 / (sessions + 1):.4g}; asked "
+                f"{asked:g}. The threshold is that of a modelled tail: likely, not guaranteed."
+            )
+        ]
+    if cut.rank == sessions:
+        warnings.append(
+            f"The threshold is not below the highest of {sessions} scores: one unnoticed failure among them hides all "
+            "that score lower. See below whose score it is; calibrate with more sessions, ask for a greater rate, or "
+            "let --contamination say that some may be failures."
+        )
+    return cut, "conformal" if cut.supported else "tail_model", how, warnings
+
+
+def _all_scales(normal: Sequence[ScoredSession]) -> dict[str, dict[str, Scale]]:
+    """Return the scales of each candidate, fitted to normal sessions."""
+    statistics = [each.statistics for each in normal]
+    single = fit_scales(statistics, list(statistics[0]))
+    return {name: {each: single[each] for each in of} for name, of in candidates(statistics[0]).items()}
+
+
 def _figures(
-    members: Sequence[ScoredSession], truth_N: np.ndarray, scales: Mapping[str, Scale]
+    members: Sequence[ScoredSession], truth_N: np.ndarray, all_scales: Mapping[str, Mapping[str, Scale]]
 ) -> list[StatisticFigures]:
     contents = [each.content for each in members]
     found = []
-    for name in (COMBINED, *STATISTICS):
-        scores_N = scores_of(name, members, scales)
+    for name, scales in all_scales.items():
+        scores_N = scores_of(members, scales)
         labelled = bool(truth_N.any())
         best = counts_at(scores_N, truth_N, np.array([best_f1_cut(scores_N, truth_N)])).f1[0] if labelled else None
         found.append(
             StatisticFigures(
                 name,
+                tuple(scales),
                 auc_roc(scores_N, truth_N),
                 average_precision(scores_N, truth_N),
                 None if best is None else float(best),
@@ -296,10 +358,11 @@ def _figures(
 
 
 def _choose(figures: Sequence[StatisticFigures]) -> str:
-    """Return the statistic to decide by: COMBINED, unless another has a clearly better average precision."""
+    """Return what to decide by: COMBINED, unless another has a clearly better average precision."""
     precision = {each.name: each.average_precision or 0.0 for each in figures}
-    # A statistic that many sessions share to the digit cannot order them, whatever its figure.
-    fit = [each.name for each in figures if each.name != COMBINED and not is_collapsed(each.shared)]
+    # Single statistics are shown and not chosen: the best of so many on few sessions is best by luck. And a score that
+    # many sessions share to the digit cannot order them, whatever its figure.
+    fit = [each.name for each in figures if each.name in COMBINATIONS and not is_collapsed(each.shared)]
     best = max(fit, key=precision.__getitem__, default=COMBINED)
     return best if precision[best] > precision[COMBINED] + BETTER_BY else COMBINED
 

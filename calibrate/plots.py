@@ -54,7 +54,7 @@ def loss_distribution(kind: CalibratedKind, path: Path) -> None:
         ax.set_yscale("log")
         ax.set_ylim(bottom=0.7)
         ax.yaxis.set_major_formatter("{x:g}")
-    ax.set_xlabel(f"score of a session: {_named(kind.calibration.statistic)} (nats{', log scale' if logged else ''})")
+    ax.set_xlabel(f"score of a session: {_named(kind.calibration.combination)} (nats{', log scale' if logged else ''})")
     ax.set_ylabel("sessions" + (" (log scale)" if tallest > _LOG_FACTOR else ""))
     ax.set_title(f"Scores of {kind.kind} sessions")
     _legend_below(ax, columns=3)
@@ -64,7 +64,7 @@ def loss_distribution(kind: CalibratedKind, path: Path) -> None:
 def roc(kind: CalibratedKind, path: Path) -> None:
     """Draw the ROC curve of labelled calibration sessions, with the point that the threshold chooses."""
     figure, axes = _figure(1, square=True)
-    _roc(axes[0], kind.scores_N, kind.truth_N, _named(kind.calibration.statistic))
+    _roc(axes[0], kind.scores_N, kind.truth_N, _named(kind.calibration.combination))
     _point_roc(axes[0], kind.scores_N, kind.truth_N, kind.calibration.threshold)
     axes[0].set_title(f"ROC, {kind.kind} sessions of calibration")
     _finish_roc(axes[0])
@@ -74,7 +74,7 @@ def roc(kind: CalibratedKind, path: Path) -> None:
 def precision_recall(kind: CalibratedKind, path: Path) -> None:
     """Draw the precision-recall curve of labelled calibration sessions, with the point that the threshold chooses."""
     figure, axes = _figure(1, square=True)
-    _pr(axes[0], kind.scores_N, kind.truth_N, _named(kind.calibration.statistic))
+    _pr(axes[0], kind.scores_N, kind.truth_N, _named(kind.calibration.combination))
     _point_pr(axes[0], kind.scores_N, kind.truth_N, kind.calibration.threshold)
     axes[0].set_title(f"Precision and recall, {kind.kind} sessions of calibration")
     _finish_pr(axes[0], float(kind.truth_N.mean()))
@@ -85,8 +85,8 @@ def evaluation_curves(kind: KindEvaluation, path: Path) -> None:
     """Draw ROC and precision-recall side by side, the simple baselines beside the model."""
     figure, (left, right) = _figure(2, square=True)
     metrics = kind.metrics
-    _roc(left, kind.scores_N, kind.truth_N, f"{_named(kind.calibration.statistic)}: {metrics.auc_roc or 0:.3f}")
-    _pr(right, kind.scores_N, kind.truth_N, f"{_named(kind.calibration.statistic)}: {metrics.auc_pr or 0:.3f}")
+    _roc(left, kind.scores_N, kind.truth_N, f"{_named(kind.calibration.combination)}: {metrics.auc_roc or 0:.3f}")
+    _pr(right, kind.scores_N, kind.truth_N, f"{_named(kind.calibration.combination)}: {metrics.auc_pr or 0:.3f}")
     _point_roc(left, kind.scores_N, kind.truth_N, metrics.threshold)
     _point_pr(right, kind.scores_N, kind.truth_N, metrics.threshold)
     for baseline, colour in zip([each for each in kind.baselines if each.scores_N.size], _BASELINES, strict=False):
@@ -178,8 +178,8 @@ def _legend_below(ax: Axes, columns: int) -> None:
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=columns, frameon=False, fontsize=9)
 
 
-def _named(statistic: str) -> str:
-    return statistic.replace("_", " ")
+def _named(combination: str) -> str:
+    return combination.replace("_", " ")
 
 
 def _save(figure: Figure, path: Path) -> None:

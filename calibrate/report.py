@@ -18,7 +18,7 @@ from calibrate import plots
 from calibrate.curves import CONFIDENCE, RESAMPLES, counts_at, sweep_thresholds
 from calibrate.kinds import is_collapsed
 from calibrate.sessions import told
-from loggpt_stream.model.statistics import COMBINED, COMBINED_OF
+from loggpt_stream.model.statistics import COMBINATIONS, COMBINED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,11 +46,11 @@ def write_calibration(directory: Path, outcome: Outcome, selection: Selection, s
             plots.precision_recall(kind, _figure(directory, "precision_recall_curve", kind.kind, place))
     _write_sweep(directory / "threshold_sweep.csv", outcome)
     thresholds = [
-        f"{kind.kind} {kind.calibration.threshold!r} {kind.calibration.statistic} {kind.calibration.basis}"
+        f"{kind.kind} {kind.calibration.threshold!r} {kind.calibration.combination} {kind.calibration.basis}"
         for kind in outcome.kinds
     ]
     (directory / "optimal_threshold.txt").write_text(
-        "\n".join(["# kind threshold_nats statistic basis", *thresholds, ""])
+        "\n".join(["# kind threshold_nats combination basis", *thresholds, ""])
     )
     text = "\n".join(_calibration_text(outcome, selection, saved, origin))
     (directory / "calibration_report.md").write_text(text + "\n")
@@ -61,7 +61,7 @@ def calibration_summary(outcome: Outcome, selection: Selection) -> Iterator[str]
     for kind in outcome.kinds:
         calibration = kind.calibration
         yield (
-            f"{kind.kind}: threshold {calibration.threshold:.4f} nats on {calibration.statistic} ({kind.how}); "
+            f"{kind.kind}: threshold {calibration.threshold:.4f} nats on {calibration.combination} ({kind.how}); "
             f"{_numbers(kind)}; {_expected(kind, selection.traffic.get(kind.kind))}"
         )
         yield from (f"  warning: {warning}" for warning in kind.warnings)
@@ -198,7 +198,7 @@ def _kind_text(kind: CalibratedKind, traffic: Traffic | None) -> Iterator[str]:
     yield ""
     yield f"## {kind.kind} sessions"
     yield ""
-    yield f"- **Threshold {calibration.threshold:.4f} nats** on the statistic `{calibration.statistic}`."
+    yield f"- **Threshold {calibration.threshold:.4f} nats** on the combination `{calibration.combination}`."
     yield f"- How it was chosen: {kind.how}."
     yield f"- {_numbers(kind)}."
     yield f"- To expect: {_expected(kind, traffic)}."
@@ -222,9 +222,14 @@ def _kind_text(kind: CalibratedKind, traffic: Traffic | None) -> Iterator[str]:
     yield ""
     yield from _statistics_table(kind)
     yield ""
-    parts = ", ".join(f"`{name}`" for name in COMBINED_OF)
-    yield f"`{COMBINED}` adds up how surprising {parts} are among normal sessions."
-    yield "With labels it decides, unless another statistic has an average precision (AUC-PR) more than 0.01 better."
+    for each in kind.figures:
+        if each.name in COMBINATIONS:
+            members = ", ".join(f"`{name}`" for name in each.members)
+            yield f"`{each.name}` adds up how surprising {members} are among normal sessions."
+    yield (
+        f"`{COMBINED}` decides, unless labels show another combination to have an average precision (AUC-PR) more than "
+        "0.01 better."
+    )
     yield "Shared score: how many sessions that read differently have one exact score; too many, and it cannot decide."
     yield ""
     yield "### Highest scores"
@@ -236,7 +241,7 @@ def _statistics_table(kind: CalibratedKind) -> Iterator[str]:
     yield "| statistic (nats) | normal median | normal .95 quantile | AUC-ROC | AUC-PR | best F1 | shared score |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for each in kind.figures:
-        name = f"**{each.name}** (decides)" if each.name == kind.calibration.statistic else each.name
+        name = f"**{each.name}** (decides)" if each.name == kind.calibration.combination else each.name
         yield (
             f"| {name} | {each.median:.3f} | {each.high:.3f} | {_number(each.auc)} | "
             f"{_number(each.average_precision)} | {_number(each.best_f1)} | {_shared(each)} |"
@@ -302,7 +307,7 @@ def _evaluation_json(kind: KindEvaluation) -> dict[str, Any]:
     return {
         "metrics": asdict(kind.metrics),
         "unlabelled_sessions": kind.unlabelled,
-        "statistic": kind.calibration.statistic,
+        "combination": kind.calibration.combination,
         "basis": kind.calibration.basis,
         "false_alarm_rate": {
             "promised": kind.calibration.false_alarm_rate,
@@ -352,7 +357,7 @@ def _evaluated_kind_text(kind: KindEvaluation) -> Iterator[str]:
     yield ""
     yield (
         f"{m.sessions:,} sessions, {m.anomalous:,} anomalous ({kind.unlabelled:,} without a label left out). Statistic "
-        f"`{kind.calibration.statistic}`, threshold {m.threshold:.4f} nats ({kind.calibration.basis})."
+        f"`{kind.calibration.combination}`, threshold {m.threshold:.4f} nats ({kind.calibration.basis})."
     )
     if kind.warnings:
         yield ""
@@ -362,7 +367,7 @@ def _evaluated_kind_text(kind: KindEvaluation) -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     areas = [_with_interval(kind, name, value) for name, value in (("auc_roc", m.auc_roc), ("auc_pr", m.auc_pr))]
     at_threshold = [_with_interval(kind, name, getattr(m, name)) for name in ("precision", "recall", "f1")]
-    yield f"| **{kind.calibration.statistic}** | {' | '.join(areas + at_threshold)} |"
+    yield f"| **{kind.calibration.combination}** | {' | '.join(areas + at_threshold)} |"
     yield from (_baseline_row(each) for each in kind.baselines)
     yield ""
     yield "| | flagged | not flagged |"

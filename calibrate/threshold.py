@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from calibrate.curves import counts_at
 from loggpt_stream.model.calibration import slack
+
+# History that nobody labelled holds failures: up to this share of the highest scores is not believed.
+CONTAMINATION: Final = 0.15
+_TAIL_SHARE: Final = 0.1
+_TAIL_SESSIONS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,57 @@ def conformal_cut(normal_scores_N: np.ndarray, rate: float) -> ConformalCut:
     rank = int((normal_scores_N <= highest).sum())
     rate = (sessions + 1 - rank) / (sessions + 1)
     return ConformalCut(highest + slack(highest), rate, rank, sessions, supported=wanted <= sessions)
+
+
+def robust_cut(normal_scores_N: np.ndarray, rate: float, contamination: float = CONTAMINATION) -> ConformalCut:
+    """Return the threshold for a false-alarm rate where up to the share `contamination` of the sessions are failures.
+
+    An exponential tail above the median, its scale estimated from a sample censored at the top (Epstein & Sobel, Life
+    testing, 1953): the highest scores, up to `contamination`, count as being high, not by how high they are, so that a
+    few failures do not lift the threshold above all others of their kind. `rate` is a model's promise. What the sample
+    itself guarantees, if none of it is a failure, is `guaranteed_rate` of the threshold. `rank` counts the scores that
+    are not above it.
+    """
+    ascending = np.sort(normal_scores_N)
+    sessions = len(ascending)
+    start, top = float(np.quantile(ascending, 0.5)), float(np.quantile(ascending, 1 - contamination))
+    above = ascending > start
+    body = ascending[above & (ascending <= top)]
+    censored = int((ascending > top).sum())
+    scale = (float((body - start).sum()) + censored * (top - start)) / max(len(body), 1)
+    threshold = start + scale * math.log(max(float(above.mean()) / rate, 1.0))
+    rank = int((normal_scores_N <= threshold + slack(threshold)).sum())
+    return ConformalCut(threshold + slack(threshold), rate, rank, sessions, supported=True)
+
+
+def guaranteed_rate(normal_scores_N: np.ndarray, threshold: float) -> float:
+    """Return the conformal bound: at most this share of later sessions like these is above, on average."""
+    return float((1 + (normal_scores_N > threshold).sum()) / (1 + len(normal_scores_N)))
+
+
+def tail_cut(normal_scores_N: np.ndarray, rate: float) -> ConformalCut:
+    """Return the threshold for a rate finer than the sample supports, from a generalised Pareto tail.
+
+    Peaks over threshold (Coles, An Introduction to Statistical Modeling of Extreme Values, 2001, section 4): what the
+    highest tenth of the scores (at least 10 of them) has above the next one is fitted by probability-weighted moments
+    (Hosking & Wallis 1987), which few values suffice for. It is a model and no guarantee: beyond the sample, nothing
+    can guarantee. Never below the highest score of the sample, whose own rate is known to be greater.
+    """
+    ascending = np.sort(normal_scores_N)
+    sessions = len(ascending)
+    above = min(max(_TAIL_SESSIONS, round(_TAIL_SHARE * sessions)), sessions - 1)
+    start = float(ascending[sessions - above - 1])
+    excess = ascending[sessions - above :] - start
+    mean = float(excess.mean())
+    weighted = float((excess * (above - np.arange(1, above + 1)) / max(above - 1, 1)).mean())
+    # Between an exponential tail and one of barely finite variance: a bounded tail would promise what so few values
+    # cannot show. (Hosking & Wallis's shape k is minus the usual xi.)
+    shape = min(max(mean / (mean - 2 * weighted) - 2, -0.5), 0.0) if mean > 2 * weighted else 0.0
+    scale = mean * (1 + shape)
+    share = above / sessions
+    reach = -math.log(rate / share) if shape == 0 else (1 - (rate / share) ** shape) / shape
+    threshold = max(start + scale * reach, float(ascending[-1]))
+    return ConformalCut(threshold + slack(threshold), rate, sessions, sessions, supported=False)
 
 
 def _last_best(cuts: np.ndarray, worth: np.ndarray) -> float:

@@ -60,7 +60,7 @@ def check_host(settings: DaemonSettings) -> Iterator[Finding]:
         yield Finding("bundle", ok=False, found=str(error))
     else:
         kinds = ", ".join(
-            f"{kind}: {each.statistic} > {each.threshold:.2f}, false alarms {each.false_alarm_rate:.2%}"
+            f"{kind}: {each.combination} > {each.threshold:.2f}, false alarms {each.false_alarm_rate:.2%}"
             for kind, each in (bundle.calibration.kinds if bundle.calibration else {}).items()
         )
         yield Finding("bundle", ok=True, found=f"{settings.bundle} model {bundle.model_fingerprint} ({kinds})")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from loggpt_stream.model.statistics import COMBINED_OF
+from loggpt_stream.model.statistics import COMBINATIONS, COMBINED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,8 @@ def look_for_abnormal(sessions: Sequence[Session], scorer: Scorer) -> Look:
         of_kind = np.flatnonzero(kinds == kind)
         if len(of_kind) < _MIN_OF_KIND:
             continue
-        values_SN = np.array([[scores[i].statistics[name] for i in of_kind] for name in COMBINED_OF])
+        names = [name for name in COMBINATIONS[COMBINED] if name in scores[of_kind[0]].statistics]
+        values_SN = np.array([[scores[i].statistics[name] for i in of_kind] for name in names])
         medians_S, z_SN = robust_z(values_SN)
         for column in np.flatnonzero(z_SN.max(axis=0) > Z_LIMIT):
             i, s = int(of_kind[column]), int(z_SN[:, column].argmax())
@@ -78,7 +79,7 @@ def look_for_abnormal(sessions: Sequence[Session], scorer: Scorer) -> Look:
                 OddSession(
                     sessions[i].key,
                     kind,
-                    COMBINED_OF[s],
+                    names[s],
                     float(values_SN[s, column]),
                     float(medians_S[s]),
                     float(z_SN[s, column]),

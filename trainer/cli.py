@@ -15,16 +15,18 @@ import torch
 
 from loggpt_stream.errors import UserError
 from loggpt_stream.lines.masks import DEFAULT_RULES
+from loggpt_stream.model.book import EMPTY
 from loggpt_stream.model.bundle import MANIFEST, Bundle, Meaning, save_bundle
 from loggpt_stream.model.gpt import new_model
 from loggpt_stream.model.scoring import Scorer
+from loggpt_stream.model.sequence import windows
 from loggpt_stream.settings import load
 from trainer.abnormal import look_for_abnormal
 from trainer.checkpoint import remove_state
 from trainer.curve import EpochLosses, best_epoch
 from trainer.data import Split, read_history, split_history
 from trainer.learn import Run, learn, seed_all
-from trainer.material import Material, fit_tokenizer, make_material, share_material
+from trainer.material import Material, count_lines, fit_tokenizer, make_material, share_material
 from trainer.progress import Progress
 from trainer.report import Counts, count, told_counts, told_result, write_report
 from trainer.settings import TrainerSettings, what_decides
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
     from loggpt_stream.lines.session import Session
+    from loggpt_stream.model.book import LineBook
+    from loggpt_stream.model.sequence import Window
     from loggpt_stream.model.tokenizer import LineTokenizer
 
 _DESCRIPTION: Final = """\
@@ -93,7 +97,8 @@ def train(settings: TrainerSettings) -> None:
         if prepared is None:
             return
         progress.doing("scoring what was learned from")
-        look = look_for_abnormal(prepared.split.train, Scorer(model, prepared.tokenizer, world.device))
+        scorer = Scorer(model, prepared.tokenizer, world.device, books=prepared.books, passes=settings.reading.passes())
+        look = look_for_abnormal(prepared.split.train, scorer)
         bundle = _save(settings, prepared, model, curve, world)
         write_report(settings, bundle, prepared.counts, curve, look)
         remove_state(run.checkpoint)
@@ -107,6 +112,7 @@ class _Prepared:
 
     split: Split
     tokenizer: LineTokenizer
+    books: dict[str, LineBook]
     material: Material
     counts: Counts
 
@@ -132,8 +138,18 @@ def _prepare(settings: TrainerSettings, progress: Progress) -> _Prepared:
     counts = count(corpus, split, tokenizer)
     for line in told_counts(counts):
         progress.say(line)
-    material = make_material(split.train, split.validation, tokenizer, settings.model.context_tokens)
-    return _Prepared(split, tokenizer, material, counts)
+    books = count_lines(split.train)
+    passes = settings.reading.passes()
+
+    def cut(session: Session) -> list[Window]:
+        book = books.get(session.kind, EMPTY)
+        # Lines that no training session has are nothing the model could know better: they would only hide, in the
+        # validation loss, how well it knows the others.
+        known = [text for text in session.texts if text in book]
+        return windows(session.kind, known, tokenizer, settings.model.context_tokens, passes=passes, book=book)
+
+    material = make_material(split.train, split.validation, tokenizer, cut)
+    return _Prepared(split, tokenizer, books, material, counts)
 
 
 def _run(settings: TrainerSettings, material: Material, world: World) -> Run:
@@ -152,7 +168,10 @@ def _save(
         settings.out,
         model=model,
         tokenizer=prepared.tokenizer.tokenizer,
-        meaning=Meaning(DEFAULT_RULES, settings.sessions.rules(), settings.tokenizer.max_line_tokens),
+        meaning=Meaning(
+            DEFAULT_RULES, settings.sessions.rules(), settings.tokenizer.max_line_tokens, settings.reading.passes()
+        ),
+        books=prepared.books,
         training={
             **what_decides(settings),
             "data": prepared.material.digest(),

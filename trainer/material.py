@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from loggpt_stream.model.sequence import END_OF_SESSION, Window, windows
+from loggpt_stream.model.book import LineBook
+from loggpt_stream.model.sequence import END_OF_SESSION
 from loggpt_stream.model.tokenizer import LineTokenizer, train_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch import Tensor
 
     from loggpt_stream.lines.session import Session
+    from loggpt_stream.model.sequence import Window
     from trainer.settings import TokenizerSettings
     from trainer.world import World
 
@@ -25,13 +27,14 @@ GIVEN: Final = 0
 SEPARATOR: Final = 1
 LINE: Final = 2
 END: Final = 3
+DIGEST_LINE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
     """Windows of one split, one after the other, all int64.
 
-    ids_N: token ids. role_N: GIVEN, SEPARATOR, LINE or END. starts_W: where each window starts, and at last N.
+    ids_N: token ids. role_N: GIVEN, SEPARATOR, LINE, END, DIGEST_LINE. starts_W: where each window starts, at last N.
     learned_W, lines_W: learned tokens and lines of each window. count: [sessions].
     """
 
@@ -121,13 +124,22 @@ def fit_tokenizer(train: Iterable[Session], settings: TokenizerSettings) -> Line
     return LineTokenizer(fitted, max_line_tokens=settings.max_line_tokens)
 
 
+def count_lines(train: Sequence[Session]) -> dict[str, LineBook]:
+    """Return the book of each kind of the training sessions."""
+    kinds = sorted({session.kind for session in train})
+    return {kind: LineBook.of([session for session in train if session.kind == kind]) for kind in kinds}
+
+
 def make_material(
-    train: Sequence[Session], validation: Sequence[Session], tokenizer: LineTokenizer, context_tokens: int
+    train: Sequence[Session],
+    validation: Sequence[Session],
+    tokenizer: LineTokenizer,
+    cut: Callable[[Session], Sequence[Window]],
 ) -> Material:
-    """Return the windows of both splits."""
+    """Return the windows of both splits; `cut` gives those of a session."""
     return Material(
-        _packed(train, tokenizer, context_tokens),
-        _packed(validation, tokenizer, context_tokens),
+        _packed(train, cut),
+        _packed(validation, cut),
         tokenizer.vocabulary_size,
         tokenizer.pad_id,
         tokenizer.end_id,
@@ -152,29 +164,30 @@ def share_material(world: World, material: Material | None) -> Material:
     return Material(Packed(*parts[:half]), Packed(*parts[half:]), vocabulary_size, pad_id, end_id)
 
 
-def _packed(sessions: Sequence[Session], tokenizer: LineTokenizer, context_tokens: int) -> Packed:
+def _packed(sessions: Sequence[Session], cut: Callable[[Session], Sequence[Window]]) -> Packed:
     ids: list[int] = []
     roles: list[int] = []
     starts, learned, lines = [0], [], []
     for session in sessions:
-        for window in windows(session.kind, session.texts, tokenizer, context_tokens):
+        for window in cut(session):
             window_roles = list(_roles(window))
             ids += window.ids_T
             roles += window_roles
             starts.append(len(ids))
             learned.append(sum(role != GIVEN for role in window_roles))
-            lines.append(len({whose for whose in window.line_T if whose >= 0}))
+            lines.append(len({whose for whose in window.line_T if whose >= 0}) if window.part == "lines" else 0)
     parts = (ids, roles, starts, learned, lines, [len(sessions)])
     return Packed(*(torch.tensor(values, dtype=torch.int64) for values in parts))
 
 
 def _roles(window: Window) -> Iterator[int]:
-    # A window without a line of its own is the tail of a long session: only its end is new, the rest is context.
-    only_end = not any(whose >= 0 for whose in window.line_T)
+    # The lines of a tail are context, learned elsewhere. Those of a digest are learned, but are no lines of the log.
     for place, whose in enumerate(window.line_T):
         if whose == END_OF_SESSION:
             yield END
-        elif only_end or place == 0:
+        elif window.part == "tail" or place == 0 or (window.part == "digest" and place == 1):
             yield GIVEN
+        elif whose >= 0:
+            yield LINE if window.part == "lines" else DIGEST_LINE
         else:
-            yield LINE if whose >= 0 else SEPARATOR
+            yield SEPARATOR

@@ -13,11 +13,13 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from loggpt_stream.lines.decode import known_shape
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.gpt import ModelShape
+from loggpt_stream.model.sequence import Passes
 from loggpt_stream.model.tokenizer import SPECIAL_TOKENS
 from loggpt_stream.settings import KafkaSettings, Section, Settings
 
 _RULES: Final = SessionRules()
 _SHAPE: Final = ModelShape()
+_PASSES: Final = Passes()
 _SMALLEST_VOCABULARY: Final = len(SPECIAL_TOKENS) + 256
 
 
@@ -38,7 +40,8 @@ class SessionSettings(Section):
     idle_gap_s: float = Field(_RULES.idle_gap_s, description="a session without a line for so many seconds closes")
     max_age_s: float = Field(_RULES.max_age_s, description="an older session closes; the rest becomes its next part")
     max_lines: int = Field(_RULES.max_lines, description="a longer session closes; the rest becomes its next part")
-    terminal: tuple[str, ...] = Field(_RULES.terminal, description="pieces of text that end a session")
+    terminal: tuple[str, ...] = Field(_RULES.terminal, description="pieces of text that end an instance's session")
+    revival: tuple[str, ...] = Field(_RULES.revival, description="pieces of text after which it goes on all the same")
     grace_s: float = Field(_RULES.grace_s, description="seconds that a session waits after a terminal line")
     max_future_s: float = Field(_RULES.max_future_s, description="a line dated further ahead counts as this far ahead")
     tombstone_s: float = Field(_RULES.tombstone_s, description="lines so many seconds after a terminal close are late")
@@ -72,6 +75,20 @@ class TokenizerSettings(Section):
         return self
 
 
+class ReadingSettings(Section):
+    """How a session is read, in three passes. It goes into the bundle."""
+
+    block_lines: int = Field(_PASSES.block_lines, gt=0, description="a line is read with at most so many before it")
+    tail_lines: int = Field(_PASSES.tail_lines, gt=0, description="so many last lines are the context of the end")
+    digest: bool = Field(_PASSES.digest, description="read the distinct lines too, commonest first: what is missing")
+    hygiene: bool = Field(_PASSES.hygiene, description="keep lines never seen out of the context of others")
+    separator: bool = Field(_PASSES.separator, description="a token <|LOG|> before each line")
+
+    def passes(self) -> Passes:
+        """Return the passes."""
+        return Passes(**self.model_dump())
+
+
 class ModelSettings(Section):
     """Size of the GPT."""
 
@@ -95,12 +112,12 @@ class ModelSettings(Section):
 class TrainingSettings(Section):
     """How the model learns."""
 
-    epochs: int = Field(30, gt=0, description="at most so many passes over the training sessions")
-    patience: int = Field(3, gt=0, description="stop after so many epochs without a better validation loss")
-    batch_tokens: int = Field(512, ge=64, description="tokens a step, padding included, over all processes")
-    learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
+    epochs: int = Field(12, gt=0, description="at most so many passes over the training sessions")
+    patience: int = Field(4, gt=0, description="stop after so many epochs without a better validation loss")
+    batch_tokens: int = Field(1536, ge=64, description="tokens a step, padding included, over all processes")
+    learning_rate: float = Field(2e-3, gt=0, description="highest learning rate")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay")
-    warmup_steps: int = Field(20, ge=0, description="steps until the highest learning rate")
+    warmup_steps: int = Field(30, ge=0, description="steps until the highest learning rate")
     gradient_clip: float = Field(1.0, gt=0, description="longest gradient")
 
 
@@ -133,6 +150,7 @@ class TrainerSettings(Settings):
 
     sessions: SessionSettings = SessionSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
+    reading: ReadingSettings = ReadingSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
 
@@ -156,10 +174,10 @@ class TrainerSettings(Settings):
             raise ValueError(f"from {self.from_time.isoformat()} must be before to {self.to.isoformat()}")
         if self.labels is None and (self.select or self.exclude or self.group_column):
             raise ValueError("select, exclude and group_column name columns of a label file: give labels too")
-        if self.model.context_tokens < self.tokenizer.max_line_tokens + 3:
+        if self.model.context_tokens < self.tokenizer.max_line_tokens + 4:
             raise ValueError(
                 f"model.context_tokens {self.model.context_tokens} must be at least tokenizer.max_line_tokens "
-                f"{self.tokenizer.max_line_tokens} + 3"
+                f"{self.tokenizer.max_line_tokens} + 4"
             )
         return self
 
@@ -186,6 +204,7 @@ def what_decides(settings: TrainerSettings) -> dict[str, object]:
         "validation": settings.validation,
         "validation_fraction": settings.validation_fraction,
         "tokenizer": settings.tokenizer.model_dump(),
+        "reading": settings.reading.model_dump(),
         "model": asdict(settings.model.shape()),
         "training": settings.training.model_dump(),
     }

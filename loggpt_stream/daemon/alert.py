@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import orjson
 
+from loggpt_stream.daemon import evidence
+from loggpt_stream.model.book import EMPTY
+
 if TYPE_CHECKING:
     from loggpt_stream.lines.session import Session
     from loggpt_stream.model.bundle import Bundle
@@ -58,6 +61,7 @@ class AlertWriter:
             raise ValueError("alerts need a calibrated bundle")
         self._model = bundle.model_fingerprint
         self._calibration = bundle.calibration.id
+        self._books = bundle.books()
         self._cluster = cluster
 
     def event_id(self, judged: Judged) -> str:
@@ -73,8 +77,8 @@ class AlertWriter:
         event_id = self.event_id(judged)
         start_s = min(line.time_s for line in session.lines)
         end_s = max(line.time_s for line in session.lines)
-        top = self._top_lines(judged)
-        reason = _reason(judged)
+        book = self._books.get(session.kind, EMPTY)
+        reason = evidence.reason(session, judged.score, verdict, book)
         name = f"{session.kind} {session.key}"
         value: dict[str, Any] = {
             "@timestamp": _iso(end_s),
@@ -99,7 +103,7 @@ class AlertWriter:
             },
             "rule": {
                 "id": f"{self._model}/{self._calibration}",
-                "name": f"loggpt {verdict.statistic}",
+                "name": f"loggpt {verdict.combination}",
                 "version": self._calibration,
             },
             "cloud": {"provider": "openstack"},
@@ -108,13 +112,17 @@ class AlertWriter:
                 "score": verdict.score,
                 "threshold": verdict.threshold,
                 "p_value": verdict.p_value,
-                "statistic": verdict.statistic,
+                "combination": verdict.combination,
                 "statistics": judged.score.statistics,
+                "surprises": dict(verdict.surprises),
+                "decided_by": evidence.deciding(verdict),
                 "stage": "final",
                 "model": {"fingerprint": self._model},
                 "calibration": {"id": self._calibration},
                 "session": self._session(judged),
-                "top_lines": top,
+                "top_lines": self._top_lines(judged),
+                "unseen_lines": [self._line(judged, index) for index in evidence.unseen_lines(session, book)],
+                "absent_lines": evidence.absent_lines(session, book),
             },
         }
         if session.kind == "instance":
@@ -176,25 +184,22 @@ class AlertWriter:
 
     def _top_lines(self, judged: Judged) -> list[dict[str, Any]]:
         losses_L = judged.score.line_losses_L
-        found = []
-        for index in np.argsort(-losses_L, kind="stable")[:TOP_LINES].tolist():
-            line = judged.session.lines[index]
-            found.append(
-                {
-                    "text": line.raw,
-                    "loss": float(losses_L[index]),
-                    "token_losses": [round(loss, 4) for loss in judged.score.token_losses[index].tolist()],
-                    "timestamp": _iso(line.time_s),
-                    "source": {"topic": judged.topic, "partition": judged.partition, "offset": line.offset},
-                }
-            )
-        return found
+        return [
+            {
+                **self._line(judged, index),
+                "loss": float(losses_L[index]),
+                "token_losses": [round(loss, 4) for loss in judged.score.token_losses[index].tolist()],
+            }
+            for index in np.argsort(-losses_L, kind="stable")[:TOP_LINES].tolist()
+        ]
 
-
-def _reason(judged: Judged) -> str:
-    verdict, statistics = judged.verdict, judged.score.statistics
-    parts = ", ".join(f"{name} {value:.2f}" for name, value in statistics.items())
-    return f"{verdict.statistic} score {verdict.score:.2f} is above the threshold {verdict.threshold:.2f} ({parts})"
+    def _line(self, judged: Judged, index: int) -> dict[str, Any]:
+        line = judged.session.lines[index]
+        return {
+            "text": line.raw,
+            "timestamp": _iso(line.time_s),
+            "source": {"topic": judged.topic, "partition": judged.partition, "offset": line.offset},
+        }
 
 
 def _severity(verdict: Verdict) -> int:

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from loggpt_stream.daemon.partition import Partition
     from loggpt_stream.lines.session import Session
-    from loggpt_stream.model.sequence import Window
+    from loggpt_stream.model.scoring import Prepared
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A closed session on its way to the scorer: its model windows, and the hold on its first offset."""
+    """A closed session on its way to the scorer: what the model reads of it, and the hold on its first offset."""
 
     partition: Partition
     session: Session
-    windows: list[Window]
+    prepared: Prepared
     hold: int
     closed_at_s: float
 
     @property
     def tokens(self) -> int:
         """Return how many tokens the model reads for it."""
-        return sum(len(window.ids_T) for window in self.windows)
+        return self.prepared.tokens
 
 
 class Waiting:

@@ -241,7 +241,7 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         for session in closed:
             self._pending += 1
             hold = partition.hold(session.first_offset)
-            self._waiting.put(Closed(partition, session, self._scorer.windows(session), hold, now_s))
+            self._waiting.put(Closed(partition, session, self._scorer.prepare(session), hold, now_s))
             self.metrics.sessions_closed.labels(session.kind, session.close_reason).inc()
 
     def _reject(self, partition: Partition, record: Record, error: UndecodableError) -> None:
@@ -265,7 +265,7 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             batch = await self._waiting.batch()
             started_s = loop.time()
             scores = await loop.run_in_executor(
-                self._thread, self._scorer.score_windows, [closed.windows for closed in batch]
+                self._thread, self._scorer.score_prepared, [closed.prepared for closed in batch]
             )
             self.metrics.batch_sessions.observe(len(batch))
             self.metrics.score_seconds.observe(loop.time() - started_s)

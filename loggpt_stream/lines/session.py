@@ -84,6 +84,11 @@ class Session:
         """Return the masked text of each line, in order: what the tokenizer gets."""
         return [line.text for line in self.lines]
 
+    @property
+    def times_s(self) -> list[float]:
+        """Return the time of each line (epoch seconds), in order of arrival."""
+        return [line.time_s for line in self.lines]
+
     def fingerprint(self) -> int:
         """Return 63 bits that name this session wherever it is read from: its key and the time of its first line."""
         name = f"{self.kind}\0{self.key}\0{self.lines[0].time_s:.3f}".encode()

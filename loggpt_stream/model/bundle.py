@@ -1,9 +1,9 @@
 """The bundle: a directory with all that scoring means, verified at load.
 
-Hugging Face tools open it (config.json, model.safetensors, tokenizer.json); `loggpt.json` adds masks, session rules,
-calibration and the SHA-256 of every file, and is itself sealed by `fingerprint`, the SHA-256 of the rest of it. There
-is no pickle in it. `sessions.safetensors` holds the fingerprints of the sessions used, so that a later evaluation can
-refuse them.
+Hugging Face tools open it (config.json, model.safetensors, tokenizer.json). `lines.json` holds what the training
+sessions consist of, line by line; `sessions.safetensors` the fingerprints of the sessions used, so that a later
+evaluation can refuse them; `loggpt.json` masks, session rules, passes, calibration and the SHA-256 of every file, and
+is itself sealed by `fingerprint`, the SHA-256 of the rest of it. There is no pickle in it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from loggpt_stream import __version__
 from loggpt_stream.errors import BundleError
 from loggpt_stream.lines.masks import MaskRule, Masks
 from loggpt_stream.lines.rules import SessionRules
+from loggpt_stream.model.book import LineBook
 from loggpt_stream.model.calibration import Calibration
 from loggpt_stream.model.scoring import Scorer
+from loggpt_stream.model.sequence import Passes
 from loggpt_stream.model.tokenizer import END, PAD, LineTokenizer
 
 if TYPE_CHECKING:
@@ -40,20 +42,22 @@ if TYPE_CHECKING:
 # One small file is read and written in milliseconds: no bars.
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MANIFEST: Final = "loggpt.json"
 _SESSIONS: Final = "sessions.safetensors"
-_MODEL_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json")
+_LINES: Final = "lines.json"
+_MODEL_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json", _LINES)
 _NO_SESSIONS: Final = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a model needs to read lines as it learned them: masks, session rules, tokens kept of a line."""
+    """What a model needs to read lines as it learned them: masks, session rules, tokens kept of a line, passes."""
 
     mask_rules: tuple[MaskRule, ...]
     session_rules: SessionRules
     max_line_tokens: int
+    passes: Passes = Passes()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +92,23 @@ class Bundle:
         model: GPT2LMHeadModel = GPT2LMHeadModel.from_pretrained(self.path, local_files_only=True, use_safetensors=True)
         return model
 
-    def scorer(self, device: torch.device, *, batch_tokens: int = 8192) -> Scorer:
-        """Return a scorer with this bundle's model on `device`."""
-        return Scorer(self.model(), self.tokenizer(), device, batch_tokens=batch_tokens)
+    def books(self) -> dict[str, LineBook]:
+        """Return what the training sessions consist of, by session kind."""
+        books: dict[str, Any] = orjson.loads((self.path / _LINES).read_bytes())
+        return {kind: LineBook.from_json(book) for kind, book in books.items()}
+
+    def scorer(self, device: torch.device, *, batch_tokens: int = 8192, ranks: bool = False) -> Scorer:
+        """Return a scorer with this bundle's model on `device`; with `ranks` it gives `top_k_misses` too."""
+        uses_ranks = self.calibration is not None and self.calibration.uses("top_k_misses")
+        return Scorer(
+            self.model(),
+            self.tokenizer(),
+            device,
+            books=self.books(),
+            passes=self.meaning.passes,
+            batch_tokens=batch_tokens,
+            ranks=ranks or uses_ranks,
+        )
 
 
 def save_bundle(
@@ -99,6 +117,7 @@ def save_bundle(
     model: GPT2LMHeadModel,
     tokenizer: Tokenizer,
     meaning: Meaning,
+    books: Mapping[str, LineBook],
     training: Mapping[str, Any],
     used_sessions: Mapping[str, np.ndarray],
 ) -> Bundle:
@@ -113,6 +132,7 @@ def save_bundle(
             new / "tokenizer_config.json",
             {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "eos_token": END},
         )
+        (new / _LINES).write_bytes(orjson.dumps({kind: book.to_json() for kind, book in sorted(books.items())}))
         _seal(new, meaning, dict(training), None, used_sessions)
     return load_bundle(path, calibrated=False)
 
@@ -154,7 +174,10 @@ def load_bundle(path: Path, *, calibrated: bool = True) -> Bundle:
             for name, value in manifest["session_rules"].items()
         }
         meaning = Meaning(
-            tuple(MaskRule(**rule) for rule in manifest["masks"]), SessionRules(**rules), manifest["max_line_tokens"]
+            tuple(MaskRule(**rule) for rule in manifest["masks"]),
+            SessionRules(**rules),
+            manifest["max_line_tokens"],
+            Passes(**manifest["passes"]),
         )
         kinds = manifest["calibration"]
         calibration = Calibration.from_json(kinds) if kinds else None
@@ -192,6 +215,7 @@ def _seal(
         "masks": [asdict(rule) for rule in meaning.mask_rules],
         "session_rules": asdict(meaning.session_rules),
         "max_line_tokens": meaning.max_line_tokens,
+        "passes": asdict(meaning.passes),
     }
     manifest: dict[str, Any] = {
         "format": FORMAT,

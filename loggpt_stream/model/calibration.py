@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
-from loggpt_stream.model.statistics import COMBINED, Scale, combine, scales_from_json, scales_to_json
+from loggpt_stream.model.statistics import Scale, combine, scales_from_json, scales_to_json, surprises
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,30 +24,33 @@ def slack(score: float) -> float:
 class Verdict:
     """How a session was judged. An anomaly is a judged session whose score is greater than the threshold.
 
-    score, threshold: of `statistic`, in nats (None where the session was not judged). p_value: conformal p-value, the
-    share of calibration's normal sessions (this one counted in) that score at least as high. unjudged: "" or why not
-    (`late`, `kind_not_calibrated`).
+    combination: which statistics decided. score, threshold: in nats (None where the session was not judged).
+    surprises: what each statistic adds to the score, in nats. p_value: conformal p-value, the share of calibration's
+    normal sessions (this one counted in) that score at least as high. unjudged: "" or why not (`late`,
+    `kind_not_calibrated`).
     """
 
     anomalous: bool
     unjudged: str = ""
-    statistic: str = ""
+    combination: str = ""
     score: float | None = None
     threshold: float | None = None
     p_value: float | None = None
+    surprises: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class KindCalibration:
     """Calibration of one session kind.
 
-    statistic: which one decides. threshold: in its unit; a session above it is anomalous. basis: how the threshold was
-    found (`labels_f1`, `labels_cost`, `conformal`). false_alarm_rate: share of normal sessions expected above the
-    threshold. scales: of normal sessions, for the combined statistic. normal_scores: ascending scores of the normal
-    calibration sessions. anomalous_sessions: how many labelled anomalies took part.
+    combination: name of the statistics that decide. scales: of normal sessions, one for each of them. threshold: of the
+    score, the sum of their surprises, in nats. basis: how the threshold was found (`labels_f1`, `labels_cost`,
+    `robust_tail`, `conformal`, `tail_model`). false_alarm_rate: share of normal sessions expected above the threshold.
+    normal_scores: ascending scores of the normal calibration sessions. anomalous_sessions: how many labelled anomalies
+    took part.
     """
 
-    statistic: str
+    combination: str
     threshold: float
     basis: str
     false_alarm_rate: float
@@ -56,8 +59,8 @@ class KindCalibration:
     anomalous_sessions: int = 0
 
     def score(self, statistics: Mapping[str, float]) -> float:
-        """Return the deciding score of a session with these statistics."""
-        return combine(statistics, self.scales) if self.statistic == COMBINED else statistics[self.statistic]
+        """Return the deciding score of a session with these statistics, in nats."""
+        return combine(statistics, self.scales)
 
     def p_value(self, score: float) -> float:
         """Return the conformal p-value of `score` (Vovk et al., Algorithmic Learning in a Random World, 2005)."""
@@ -76,6 +79,10 @@ class Calibration:
         """Return 16 hex digits that name this calibration's content."""
         return hashlib.sha256(orjson.dumps(self.to_json(), option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
+    def uses(self, statistic: str) -> bool:
+        """Tell whether a kind is judged by this statistic."""
+        return any(statistic in each.scales for each in self.kinds.values())
+
     def judge(self, kind: str, statistics: Mapping[str, float], *, late: bool = False) -> Verdict:
         """Judge a scored session. Late fragments and kinds without calibration are not judged."""
         if late:
@@ -86,17 +93,18 @@ class Calibration:
         score = calibrated.score(statistics)
         return Verdict(
             anomalous=score > calibrated.threshold,
-            statistic=calibrated.statistic,
+            combination=calibrated.combination,
             score=score,
             threshold=calibrated.threshold,
             p_value=calibrated.p_value(score),
+            surprises=surprises(statistics, calibrated.scales),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return this as JSON-ready values."""
         return {
             kind: {
-                "statistic": each.statistic,
+                "combination": each.combination,
                 "threshold": each.threshold,
                 "basis": each.basis,
                 "false_alarm_rate": each.false_alarm_rate,
@@ -113,7 +121,7 @@ class Calibration:
         return cls(
             {
                 kind: KindCalibration(
-                    statistic=each["statistic"],
+                    combination=each["combination"],
                     threshold=each["threshold"],
                     basis=each["basis"],
                     false_alarm_rate=each["false_alarm_rate"],

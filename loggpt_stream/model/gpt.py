@@ -15,8 +15,8 @@ from loggpt_stream.errors import UserError
 class ModelShape:
     """Size of the GPT. context_tokens is the longest window it reads; dropout is used in training only."""
 
-    layers: int = 4
-    width: int = 256
+    layers: int = 2
+    width: int = 128
     heads: int = 4
     context_tokens: int = 512
     dropout: float = 0.1
@@ -41,6 +41,8 @@ def new_model(shape: ModelShape, *, vocabulary_size: int, end_id: int) -> GPT2LM
         eos_token_id=end_id,
         tie_word_embeddings=True,
         use_cache=False,
+        # The same function as GPT-2's, in one kernel: a tenth faster on a CPU.
+        activation_function="gelu_pytorch_tanh",
     )
     return GPT2LMHeadModel(config)
 

@@ -27,3 +27,10 @@ def token_losses(logits_BTV: Tensor, ids_BT: Tensor) -> Tensor:
     if losses_BT.shape != ids_BT.shape:
         raise AssertionError(f"losses {tuple(losses_BT.shape)} for ids {tuple(ids_BT.shape)}")
     return losses_BT
+
+
+def token_ranks(logits_BTV: Tensor, ids_BT: Tensor) -> Tensor:
+    """Return `ranks_BT`: how many tokens the model held for likelier than the one that came. The first token's is 0."""
+    chosen_BT1 = logits_BTV[:, :-1].gather(2, ids_BT[:, 1:, None])
+    ranks = (logits_BTV[:, :-1] > chosen_BT1).sum(dim=-1)
+    return torch.cat([ranks.new_zeros(ids_BT.shape[0], 1), ranks], dim=1)

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from loggpt_stream.model.losses import token_losses
-from loggpt_stream.model.sequence import END_OF_SESSION, Window, windows
-from loggpt_stream.model.statistics import session_statistics
+from loggpt_stream.model.book import EMPTY
+from loggpt_stream.model.losses import token_losses, token_ranks
+from loggpt_stream.model.sequence import END_OF_SESSION, Passes, Window, windows
+from loggpt_stream.model.statistics import TOP_K, clipped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from transformers import GPT2LMHeadModel
 
+    from loggpt_stream.model.book import LineBook
     from loggpt_stream.model.tokenizer import LineTokenizer
+
+# Remembered windows hold at most so many tokens: about 100 MB.
+_MEMO_TOKENS: Final = 2_000_000
 
 
 class Scorable(Protocol):
-    """What is scored: the kind of a session and the masked text of its lines."""
+    """What is scored: the kind of a session, the masked text of its lines and their times."""
 
     @property
     def kind(self) -> str:
@@ -31,79 +37,164 @@ class Scorable(Protocol):
     def texts(self) -> list[str]:
         """Masked text of each line, in order."""
 
+    @property
+    def times_s(self) -> list[float]:
+        """Time of each line (epoch seconds), in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A session ready for the model: its windows, its digest lines, and the statistics that need no model.
+
+    untimely: index of the line that came at the most unusual time, or None.
+    """
+
+    windows: list[Window]
+    digest: list[str]
+    from_lines: dict[str, float]
+    untimely: int | None
+
+    @property
+    def tokens(self) -> int:
+        """Return how many tokens the model reads for it."""
+        return sum(len(window.ids_T) for window in self.windows)
+
 
 @dataclass(frozen=True, slots=True)
 class SessionScore:
-    """The losses of one session, in nats.
+    """What scoring says of one session. Losses are in nats.
 
     line_losses_L: summed over the tokens of each line. token_losses: per line, one value a token. end_loss: of
-    `<|END|>` after the last line. statistics: by name, see `session_statistics`.
+    `<|END|>` after the last line. digest, digest_losses_D: the session's distinct lines in digest order, and their
+    losses. statistics: by name, see `loggpt_stream.model.statistics`. untimely: index of the line behind
+    `untimely_line`, or None.
     """
 
     line_losses_L: np.ndarray
     token_losses: list[np.ndarray]
     end_loss: float
     statistics: dict[str, float]
+    digest: list[str] = field(default_factory=list)
+    digest_losses_D: np.ndarray = field(default_factory=lambda: np.empty(0))
+    untimely: int | None = None
 
 
 class AbandonedError(Exception):
     """Nobody waits for the scores any more."""
 
 
-class Scorer:
-    """Scores sessions with one model on one device, from one thread (`windows` may have another).
+class _Read(NamedTuple):
+    """What the model said of a window: the loss (nats) and the rank (0: most likely) of each token."""
 
-    Where another thread sets `abandoned`, scoring ends after the batch in hand, with an `AbandonedError`.
+    losses_T: np.ndarray
+    ranks_T: np.ndarray | None
+
+
+class Scorer:
+    """Scores sessions with one model on one device, from one thread (`prepare` may have another).
+
+    Windows are remembered: whole blocks of lines come again and again, and are read once. Where another thread sets
+    `abandoned`, scoring ends after the batch in hand, with an `AbandonedError`.
     """
 
     def __init__(
-        self, model: GPT2LMHeadModel, tokenizer: LineTokenizer, device: torch.device, *, batch_tokens: int = 8192
+        self,
+        model: GPT2LMHeadModel,
+        tokenizer: LineTokenizer,
+        device: torch.device,
+        *,
+        books: Mapping[str, LineBook],
+        passes: Passes,
+        batch_tokens: int = 8192,
+        ranks: bool = False,
     ) -> None:
-        """Move `model` to `device` for inference. A batch holds at most `batch_tokens` tokens, padding included."""
+        """Move `model` to `device` for inference. A batch holds at most `batch_tokens` tokens, padding included.
+
+        books: by session kind. ranks: whether `top_k_misses` is wanted, which costs a tenth of the speed.
+        """
         self.model = model.train(mode=False)
         torch.nn.Module.to(model, device)  # transformers' own `to` is typed for its conversions
         self.tokenizer = tokenizer
         self.device = device
+        self.books = dict(books)
+        self.passes = passes
         self.batch_tokens = batch_tokens
+        self.ranks = ranks
         self.context_tokens = int(model.config.n_positions)
         self.abandoned = False
+        self._memo: OrderedDict[tuple[int, ...], _Read] = OrderedDict()
+        self._memo_tokens = 0
 
-    def windows(self, session: Scorable) -> list[Window]:
-        """Return the token windows of a session."""
-        return windows(session.kind, session.texts, self.tokenizer, self.context_tokens)
+    def prepare(self, session: Scorable) -> Prepared:
+        """Return a session's windows, and what needs no model."""
+        book = self.books.get(session.kind, EMPTY)
+        texts = session.texts
+        cut = windows(session.kind, texts, self.tokenizer, self.context_tokens, passes=self.passes, book=book)
+        digest = book.digest(texts)
+        untimely, at = book.untimely(texts, session.times_s)
+        from_lines = {
+            "absent_lines": book.absence(digest),
+            "unseen_lines": float(sum(text not in book for text in digest)),
+            "untimely_line": untimely,
+        }
+        return Prepared(cut, digest if self.passes.digest else [], from_lines, at)
 
     def score(self, sessions: Sequence[Scorable]) -> list[SessionScore]:
         """Return one score for each session, in order. The same session scores the same whatever it is batched with.
 
         Raises `FloatingPointError` where the model gives a loss that is not finite.
         """
-        return self.score_windows([self.windows(session) for session in sessions])
+        return self.score_prepared([self.prepare(session) for session in sessions])
 
-    def score_windows(self, cut: Sequence[Sequence[Window]]) -> list[SessionScore]:
-        """Return one score for the windows of each session. This part may run on another thread than `windows`."""
-        losses = iter(self._window_losses([window for of_session in cut for window in of_session]))
-        return [_session_score(of_session, [next(losses) for _ in of_session]) for of_session in cut]
+    def score_prepared(self, prepared: Sequence[Prepared]) -> list[SessionScore]:
+        """Return one score for each prepared session. This part may run on another thread than `prepare`."""
+        read = self.read([window for each in prepared for window in each.windows])
+        return [_session_score(each, [read[window.ids_T] for window in each.windows]) for each in prepared]
+
+    def read(self, wanted: Sequence[Window]) -> dict[tuple[int, ...], _Read]:
+        """Return what the model says of windows, by their token ids. Raises as `score` does."""
+        found: dict[tuple[int, ...], _Read] = {}
+        new: dict[tuple[int, ...], None] = {}
+        for window in wanted:
+            known = self._memo.get(window.ids_T)
+            if known is None:
+                new[window.ids_T] = None
+            else:
+                self._memo.move_to_end(window.ids_T)
+                found[window.ids_T] = known
+        for ids_T, read in self._read_new(list(new)):
+            if not np.isfinite(read.losses_T).all():
+                raise FloatingPointError("the model gave a loss that is not finite: its weights are damaged")
+            found[ids_T] = read
+            self._remember(ids_T, read)
+        return found
+
+    def _remember(self, ids_T: tuple[int, ...], read: _Read) -> None:
+        self._memo[ids_T] = read
+        self._memo_tokens += len(ids_T)
+        while self._memo_tokens > _MEMO_TOKENS:
+            oldest, _ = self._memo.popitem(last=False)
+            self._memo_tokens -= len(oldest)
 
     @torch.inference_mode()
-    def _window_losses(self, flat: Sequence[Window]) -> list[np.ndarray]:
-        """Return the loss of each token of each window."""
-        found: list[np.ndarray] = [np.empty(0)] * len(flat)
-        for batch in self._batches([len(window.ids_T) for window in flat]):
+    def _read_new(self, flat: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], _Read]]:
+        """Read windows that are not remembered, those of like length together."""
+        for batch in self._batches([len(ids_T) for ids_T in flat]):
             if self.abandoned:
                 raise AbandonedError
-            longest = max(len(flat[i].ids_T) for i in batch)
+            longest = max(len(flat[i]) for i in batch)
             ids_BT = torch.full((len(batch), longest), self.tokenizer.pad_id, dtype=torch.long)
             for row, i in enumerate(batch):
-                ids_BT[row, : len(flat[i].ids_T)] = torch.tensor(flat[i].ids_T)
+                ids_BT[row, : len(flat[i])] = torch.tensor(flat[i])
             ids_BT = ids_BT.to(self.device, non_blocking=True)
             # Padding stands at the right and attention is causal: no token sees it, so no mask is needed.
-            losses_BT = token_losses(self.model(ids_BT).logits, ids_BT).cpu().numpy()
+            logits_BTV = self.model(ids_BT).logits
+            losses_BT = token_losses(logits_BTV, ids_BT).cpu().numpy()
+            ranks_BT = token_ranks(logits_BTV, ids_BT).cpu().numpy() if self.ranks else None
             for row, i in enumerate(batch):
-                found[i] = losses_BT[row, : len(flat[i].ids_T)]
-        for losses_T in found:
-            if not np.isfinite(losses_T).all():
-                raise FloatingPointError("the model gave a loss that is not finite: its weights are damaged")
-        return found
+                length = len(flat[i])
+                ranks_T = None if ranks_BT is None else ranks_BT[row, :length].copy()
+                yield flat[i], _Read(losses_BT[row, :length].copy(), ranks_T)
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Yield indices, windows of like length together, so that padding is little."""
@@ -117,13 +208,59 @@ class Scorer:
             yield batch
 
 
-def _session_score(of_session: Sequence[Window], losses: Sequence[np.ndarray]) -> SessionScore:
-    whose_N = np.concatenate([np.asarray(window.line_T) for window in of_session])
-    losses_N = np.concatenate(losses).astype(np.float64)
+def _session_score(prepared: Prepared, read: Sequence[_Read]) -> SessionScore:
+    line_losses_L, per_line = _per_line(prepared, read, "lines")
+    digest_losses_D, _ = _per_line(prepared, read, "digest")
+    # The end stands last in the tail, and last in the digest's last window.
+    ends = {
+        window.part: float(each.losses_T[-1])
+        for window, each in zip(prepared.windows, read, strict=True)
+        if window.line_T[-1] == END_OF_SESSION
+    }
+    losses = clipped(line_losses_L)
+    statistics = {
+        "mean_line_loss": float(losses.mean()),
+        "max_line_loss": float(line_losses_L.max()),
+        "end_loss": ends["tail"],
+    }
+    if digest_losses_D.size:
+        in_digest = float(clipped(digest_losses_D).sum()) + ends["digest"]
+        statistics["digest_loss"] = in_digest / (digest_losses_D.size + 1)
+        statistics["digest_end_loss"] = ends["digest"]
+    if read[0].ranks_T is not None:
+        statistics["top_k_misses"] = _top_k_misses(prepared, read)
+    return SessionScore(
+        line_losses_L,
+        per_line,
+        ends["tail"],
+        statistics | prepared.from_lines,
+        prepared.digest,
+        digest_losses_D,
+        prepared.untimely,
+    )
+
+
+def _per_line(prepared: Prepared, read: Sequence[_Read], part: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the loss of each line of a pass, and its tokens' losses, in the order of the lines."""
+    chosen = [(window, each) for window, each in zip(prepared.windows, read, strict=True) if window.part == part]
+    if not chosen:
+        return np.empty(0), []
+    whose_N = np.concatenate([np.asarray(window.line_T) for window, _ in chosen])
+    losses_N = np.concatenate([each.losses_T for _, each in chosen]).astype(np.float64)
     of_lines = whose_N >= 0
-    counts_L = np.bincount(whose_N[of_lines])
-    # Lines are scored once each and in order, so their tokens stand together and in order.
-    per_line = np.split(losses_N[of_lines], np.cumsum(counts_L)[:-1])
-    line_losses_L = np.array([line.sum() for line in per_line])
-    end_loss = float(losses_N[whose_N == END_OF_SESSION].item())
-    return SessionScore(line_losses_L, per_line, end_loss, session_statistics(line_losses_L, end_loss))
+    whose_N, losses_N = whose_N[of_lines], losses_N[of_lines]
+    # Each line is scored once, its tokens together; lines kept apart by hygiene stand after the others.
+    order = np.argsort(whose_N, kind="stable")
+    per_line = np.split(losses_N[order], np.cumsum(np.bincount(whose_N))[:-1])
+    return np.array([line.sum() for line in per_line]), per_line
+
+
+def _top_k_misses(prepared: Prepared, read: Sequence[_Read]) -> float:
+    """Return the share of lines of which some token was not among the TOP_K likeliest (LogGPT, Han et al., 2023)."""
+    missed: dict[int, bool] = {}
+    for window, each in zip(prepared.windows, read, strict=True):
+        if window.part == "lines" and each.ranks_T is not None:
+            for whose, rank in zip(window.line_T, each.ranks_T.tolist(), strict=True):
+                if whose >= 0:
+                    missed[whose] = missed.get(whose, False) or rank >= TOP_K
+    return sum(missed.values()) / len(missed)

@@ -1,59 +1,120 @@
-"""A session as token sequences: `<|kind|> <|LOG|> line <|LOG|> line … <|END|>`, cut into windows of the context.
+"""A session as token sequences: three passes over its lines, each cut into windows that fit the model's context.
 
-Windows break only between lines, and each starts afresh with the kind token. If the whole session does not fit one
-window, `<|END|>` is scored in a window of its own over the session's tail: it needs all the context that fits.
-`line_T` says whose loss a token's loss is: the index of a line, END_OF_SESSION, or NOBODY (kind, separator, padding,
-tail lines that another window scores).
+- **blocks**: every so many lines the context starts afresh; they give the loss of each line. A line of no training
+  session is scored in a window of its own, so that one strange line does not poison what the next ones cost.
+- **tail**: the last known lines and `<|END|>`, whose loss says whether the session may end here. It needs the context.
+- **digest**: the distinct lines in order of their document frequency, and `<|END|>`. Its losses say what is missing,
+  whatever the order in which the lines came.
+
+Each window begins with the kind token; a digest's, with `<|DIGEST|>` after it. `line_T` says whose loss a token's loss
+is: the index of a line (in a digest: of a digest line), END_OF_SESSION, or NOBODY (given tokens, separators, context).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from loggpt_stream.model.book import LineBook
     from loggpt_stream.model.tokenizer import LineTokenizer
 
 NOBODY: Final = -1
 END_OF_SESSION: Final = -2
+
+Part = Literal["lines", "tail", "digest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """How a session is read. It is part of what a model means: it only knows what it was shown.
+
+    block_lines: the context of a line's loss starts afresh after so many. tail_lines: so many last lines are the
+    context of the end's loss. digest: whether there is that pass. hygiene: whether lines never seen are kept out of
+    the context of others. separator: whether `<|LOG|>` stands before each line.
+    """
+
+    block_lines: int = 16
+    tail_lines: int = 256
+    digest: bool = True
+    hygiene: bool = True
+    separator: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """One model input: token ids, and for each whose loss it is (line index, END_OF_SESSION or NOBODY)."""
 
-    ids_T: list[int]
-    line_T: list[int]
+    part: Part
+    ids_T: tuple[int, ...]
+    line_T: tuple[int, ...]
 
 
-def windows(kind: str, lines: Sequence[str], tokenizer: LineTokenizer, context_tokens: int) -> list[Window]:
-    """Return the windows of a session. Each line and the end are scored in exactly one of them.
+def windows(
+    kind: str, lines: Sequence[str], tokenizer: LineTokenizer, context_tokens: int, *, passes: Passes, book: LineBook
+) -> list[Window]:
+    """Return the windows of a session. Each line, the end and each digest line is scored in exactly one of them.
 
     Raises `ValueError` where the context cannot hold one whole line.
     """
-    if context_tokens < tokenizer.max_line_tokens + 3:
+    if context_tokens < tokenizer.max_line_tokens + 4:
         raise ValueError(f"context of {context_tokens} tokens cannot hold a line of {tokenizer.max_line_tokens}")
-    start = tokenizer.kind_ids[kind]
-    encoded = [tokenizer.encode(line) for line in lines]
-    found: list[Window] = []
-    ids, whose = [start], [NOBODY]
-    for index, line_ids in enumerate(encoded):
-        if len(ids) + 1 + len(line_ids) > context_tokens:
-            found.append(Window(ids, whose))
-            ids, whose = [start], [NOBODY]
-        ids.append(tokenizer.log_id)
-        whose.append(NOBODY)
-        ids.extend(line_ids)
-        whose.extend([index] * len(line_ids))
-    if not found and len(ids) < context_tokens:
-        return [Window([*ids, tokenizer.end_id], [*whose, END_OF_SESSION])]
-    found.append(Window(ids, whose))
-    tail: list[int] = [tokenizer.end_id]
-    for line_ids in reversed(encoded):
-        if len(tail) + 2 + len(line_ids) > context_tokens:
-            break
-        tail[:0] = [tokenizer.log_id, *line_ids]
-    found.append(Window([start, *tail], [NOBODY] * len(tail) + [END_OF_SESSION]))
+    cut = _Cutter(tokenizer.kind_ids[kind], tokenizer, context_tokens, separator=passes.separator)
+    known = [index for index, line in enumerate(lines) if not passes.hygiene or line in book]
+    unknown = [index for index, line in enumerate(lines) if passes.hygiene and line not in book]
+    found = list(cut.blocks(lines, known, passes.block_lines))
+    found += [window for index in unknown for window in cut.blocks(lines, [index], 1)]
+    found.append(cut.tail([lines[index] for index in known[-passes.tail_lines :]]))
+    if passes.digest:
+        found += cut.digest(book.digest(lines))
     return found
+
+
+class _Cutter:
+    """Cuts lines into windows of one kind."""
+
+    def __init__(self, kind_id: int, tokenizer: LineTokenizer, context_tokens: int, *, separator: bool) -> None:
+        self._start = kind_id
+        self._tokenizer = tokenizer
+        self._room = context_tokens
+        self._before = (tokenizer.log_id,) if separator else ()
+
+    def blocks(self, lines: Sequence[str], chosen: Sequence[int], block_lines: int) -> Iterator[Window]:
+        """Yield the lines `chosen` in windows of at most `block_lines`."""
+        for start in range(0, len(chosen), block_lines):
+            yield from self._filled("lines", (self._start,), lines, chosen[start : start + block_lines])
+
+    def tail(self, lines: Sequence[str]) -> Window:
+        """Return as many of the last lines as there is room for, and the end."""
+        tail: list[int] = []
+        for line in reversed(lines):
+            line_ids = (*self._before, *self._tokenizer.encode(line))
+            if len(tail) + len(line_ids) + 2 > self._room:
+                break
+            tail[:0] = line_ids
+        nobody = (NOBODY,) * (len(tail) + 1)
+        return Window("tail", (self._start, *tail, self._tokenizer.end_id), (*nobody, END_OF_SESSION))
+
+    def digest(self, lines: Sequence[str]) -> list[Window]:
+        """Return the digest lines, and the end in the last window."""
+        head = (self._start, self._tokenizer.digest_id)
+        found = list(self._filled("digest", head, lines, range(len(lines)), reserve=1))
+        last = found[-1]
+        found[-1] = Window("digest", (*last.ids_T, self._tokenizer.end_id), (*last.line_T, END_OF_SESSION))
+        return found
+
+    def _filled(
+        self, part: Part, head: tuple[int, ...], lines: Sequence[str], chosen: Sequence[int], *, reserve: int = 0
+    ) -> Iterator[Window]:
+        """Yield windows that begin with `head` and hold `chosen` lines until the context, less `reserve`, is full."""
+        ids, whose = list(head), [NOBODY] * len(head)
+        for index in chosen:
+            line_ids = self._tokenizer.encode(lines[index])
+            if len(ids) + len(self._before) + len(line_ids) + reserve > self._room:
+                yield Window(part, tuple(ids), tuple(whose))
+                ids, whose = list(head), [NOBODY] * len(head)
+            ids += (*self._before, *line_ids)
+            whose += [NOBODY] * len(self._before) + [index] * len(line_ids)
+        yield Window(part, tuple(ids), tuple(whose))

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 PAD: Final = "<|PAD|>"
 LOG: Final = "<|LOG|>"
 END: Final = "<|END|>"
+DIGEST: Final = "<|DIGEST|>"
 KIND_TOKENS: Final = {kind: f"<|{kind}|>" for kind in KINDS}
-SPECIAL_TOKENS: Final = (PAD, LOG, END, *KIND_TOKENS.values())
+SPECIAL_TOKENS: Final = (PAD, LOG, END, DIGEST, *KIND_TOKENS.values())
 
 _MEMO_LINES: Final = 65_536
 
@@ -84,6 +85,7 @@ class LineTokenizer:
         self.pad_id = self._id(PAD)
         self.log_id = self._id(LOG)
         self.end_id = self._id(END)
+        self.digest_id = self._id(DIGEST)
         self.kind_ids = {kind: self._id(token) for kind, token in KIND_TOKENS.items()}
         self._memo: dict[str, tuple[int, ...]] = {}
 
