@@ -294,8 +294,8 @@ def _cut_without_labels(
         if most > 2 * asked + 1 / (sessions + 1):
             warnings.append(
                 f"{above} of {sessions} calibration sessions score above the threshold for {asked:g}. If they are "
-                f"failures (the report lists them), expect {asked:g} of the normal sessions to alarm; if they are normal, up "
-                f"to {most:.2%}."
+                f"failures (the report lists them), expect {asked:g} of the normal sessions to alarm; if they are "
+                f"normal, up to {most:.2%}."
             )
         return cut, "robust_tail", how, warnings
     cut = conformal_cut(scores_N, asked)

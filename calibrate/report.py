@@ -294,10 +294,10 @@ def _numbers(kind: CalibratedKind) -> str:
 
 def _expected(kind: CalibratedKind, traffic: Traffic | None) -> str:
     rate = kind.calibration.false_alarm_rate
-    # The conformal rate is a bound on the average; with labels it is what was observed, one alarm more counted in.
-    text = f"about {rate:.2%} of normal sessions raise a false alarm" + (
-        "" if kind.labelled else " at most, on average"
-    )
+    # The conformal rate bounds the average, a tail is a model; with labels it is what was observed, one alarm
+    # more counted in.
+    how = {"conformal": " at most, on average", "robust_tail": " (modelled)", "tail_model": " (modelled)"}
+    text = f"about {rate:.2%} of normal sessions raise a false alarm{how.get(kind.calibration.basis, '')}"
     if traffic and traffic.per_day is not None:
         text += f", about {rate * traffic.per_day:,.0f} a day at {traffic.per_day:,.0f} sessions a day"
     return text
