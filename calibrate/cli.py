@@ -237,7 +237,7 @@ def evaluate(argv: Sequence[str]) -> int:
     )
     scored = score_sessions(selection.sessions, _scorer(settings, bundle), labels, settings.anomaly_column)
     groups = groups_of(selection.sessions, labels, settings.group_column)
-    evaluation = evaluate_kinds(scored, bundle.calibration, groups, seed=settings.seed)
+    evaluation = evaluate_kinds(scored, bundle.calibration, groups, books=bundle.books(), seed=settings.seed)
     report.write_evaluation(settings.report_directory, evaluation, selection, bundle)
 
     print("\n".join(report.evaluation_summary(evaluation)))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calibrate.baselines import LOUD, baseline_scores
 from calibrate.curves import (
     DetectionMetrics,
     SharedScore,
@@ -20,16 +21,16 @@ from calibrate.curves import (
 from calibrate.kinds import is_collapsed
 from calibrate.sessions import by_kind
 from loggpt_stream.errors import UserError
+from loggpt_stream.model.book import EMPTY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from calibrate.sessions import ScoredSession
     from loggpt_stream.history.labels import Labels
     from loggpt_stream.lines.session import Session
+    from loggpt_stream.model.book import LineBook
     from loggpt_stream.model.calibration import Calibration, KindCalibration
-
-_LOUD_LEVELS: Final = frozenset({"ERROR", "CRITICAL"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +75,16 @@ class Evaluation:
 
 
 def evaluate_kinds(
-    scored: Sequence[ScoredSession], calibration: Calibration, groups: dict[int, str], *, seed: int
+    scored: Sequence[ScoredSession],
+    calibration: Calibration,
+    groups: dict[int, str],
+    *,
+    books: Mapping[str, LineBook],
+    seed: int,
 ) -> Evaluation:
-    """Compare the verdicts with the truth, kind by kind. `groups`: what belongs together, by session fingerprint.
+    """Compare the verdicts with the truth, kind by kind.
+
+    groups: what belongs together, by session fingerprint. books: of the training sessions, for the simple detectors.
 
     Raises `UserError` where no kind is both calibrated and labelled.
     """
@@ -90,7 +98,8 @@ def evaluate_kinds(
             left_out[kind] = f"{len(members)} sessions: none has a label"
         else:
             groups_N = [groups[each.session.fingerprint()] for each in known]
-            evaluated = _evaluate(kind, known, calibration.kinds[kind], groups_N, seed=seed)
+            book = books.get(kind, EMPTY)
+            evaluated = _evaluate(kind, known, calibration.kinds[kind], groups_N, book=book, seed=seed)
             found.append(replace(evaluated, unlabelled=len(members) - len(known)))
     if not found:
         reasons = "; ".join(f"{kind}: {reason}" for kind, reason in left_out.items())
@@ -109,17 +118,13 @@ def groups_of(sessions: Sequence[Session], labels: Labels | None, column: str | 
     return found
 
 
-def count_loud_lines(session: Session) -> int:
-    """Return how many lines of a session are at ERROR or CRITICAL."""
-    return sum(line.head.split(" ", 1)[0] in _LOUD_LEVELS for line in session.lines)
-
-
 def _evaluate(
     kind: str,
     known: Sequence[ScoredSession],
     calibration: KindCalibration,
     groups_N: Sequence[str],
     *,
+    book: LineBook,
     seed: int,
 ) -> KindEvaluation:
     scores_N = np.array([calibration.score(each.statistics) for each in known])
@@ -135,7 +140,7 @@ def _evaluate(
         calibration=calibration,
         metrics=metrics,
         observed_interval=observed_interval,
-        baselines=_baselines([each.session for each in known], truth_N),
+        baselines=_baselines([each.session for each in known], truth_N, book),
         shared=shared,
         shared_flagged=shared_flagged,
         warnings=_warnings(metrics, calibration, observed_interval, shared, shared_flagged),
@@ -144,29 +149,19 @@ def _evaluate(
     )
 
 
-def _baselines(sessions: Sequence[Session], truth_N: np.ndarray) -> list[Baseline]:
-    loud_N = np.array([count_loud_lines(session) for session in sessions], dtype=np.float64)
-    lines_N = np.array([len(session.lines) for session in sessions], dtype=np.float64)
-    # The median of the very sessions that are judged: no labels in it, but it favours this baseline a little.
-    unusual_N = np.abs(np.log(lines_N / np.median(lines_N)))
-    any_loud = float(counts_at(loud_N, truth_N, np.zeros(1)).f1[0])
-    return [
-        Baseline(
-            "ERROR/CRITICAL lines",
-            auc_roc(loud_N, truth_N),
-            average_precision(loud_N, truth_N),
-            "any such line",
-            any_loud,
-            loud_N,
-        ),
-        Baseline(
-            "unusual length",
-            auc_roc(unusual_N, truth_N),
-            average_precision(unusual_N, truth_N),
-            scores_N=unusual_N,
-        ),
-        Baseline("flag everything", 0.5, None, "every session", _f1_of_everything(truth_N)),
-    ]
+def _baselines(sessions: Sequence[Session], truth_N: np.ndarray, book: LineBook) -> list[Baseline]:
+    # The median of the very sessions that are judged: no labels in it, but it favours the length a little.
+    typical_lines = float(np.median([len(session.lines) for session in sessions]))
+    each_scores = [baseline_scores(session, book, typical_lines) for session in sessions]
+    found = []
+    for name in each_scores[0]:
+        scores_N = np.array([scores[name] for scores in each_scores])
+        any_loud = float(counts_at(scores_N, truth_N, np.zeros(1)).f1[0]) if name == LOUD else None
+        rule = "any such line" if name == LOUD else ""
+        found.append(
+            Baseline(name, auc_roc(scores_N, truth_N), average_precision(scores_N, truth_N), rule, any_loud, scores_N)
+        )
+    return [*found, Baseline("flag everything", 0.5, None, "every session", _f1_of_everything(truth_N))]
 
 
 def _f1_of_everything(truth_N: np.ndarray) -> float:

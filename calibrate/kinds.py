@@ -213,7 +213,7 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
     known = [each for each in members if each.truth is not None]
     truth_N = np.array([each.truth for each in known], dtype=bool)
     normal = [each for each in known if not each.truth]
-    all_scales = _all_scales(normal)
+    all_scales = candidate_scales(normal)
     refuse_one_score(kind, known, scores_of(known, all_scales[COMBINED]))
     figures = _figures(known, truth_N, all_scales)
     combination = _choose(figures)
@@ -255,7 +255,7 @@ def _without_labels(
 ) -> CalibratedKind:
     taken = [each for each in members if not each.truth]
     truth_N = np.zeros(len(taken), dtype=bool)
-    all_scales = _all_scales(taken)
+    all_scales = candidate_scales(taken)
     scales = all_scales[COMBINED]
     scores_N = scores_of(taken, scales)
     refuse_one_score(kind, taken, scores_N)
@@ -326,7 +326,7 @@ def _cut_without_labels(
     return cut, "conformal" if cut.supported else "tail_model", how, warnings
 
 
-def _all_scales(normal: Sequence[ScoredSession]) -> dict[str, dict[str, Scale]]:
+def candidate_scales(normal: Sequence[ScoredSession]) -> dict[str, dict[str, Scale]]:
     """Return the scales of each candidate, fitted to normal sessions."""
     statistics = [each.statistics for each in normal]
     single = fit_scales(statistics, list(statistics[0]))

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from transformers import GPT2LMHeadModel
 
+    from loggpt_stream.history.corpus import Corpus
     from loggpt_stream.lines.session import Session
     from loggpt_stream.model.book import LineBook
     from loggpt_stream.model.sequence import Window
@@ -79,11 +80,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def train(settings: TrainerSettings) -> None:
-    """Read, split, tokenize, learn, write the bundle, report. Raises `UserError` for what the user can mend."""
+def train(settings: TrainerSettings, corpus: Corpus | None = None) -> None:
+    """Read (unless `corpus` was read before), split, tokenize, learn, write the bundle, report.
+
+    Raises `UserError` for what the user can mend.
+    """
     _be_repeatable()
     with join_world(settings.device, settings.threads) as world, Progress(speaks=world.first).shown() as progress:
-        prepared, material = _prepare_for_all(settings, world, progress)
+        prepared, material = _prepare_for_all(settings, world, progress, corpus)
         seed_all(settings.seed)
         model = new_model(
             settings.model.shape(),
@@ -117,21 +121,24 @@ class _Prepared:
     counts: Counts
 
 
-def _prepare_for_all(settings: TrainerSettings, world: World, progress: Progress) -> tuple[_Prepared | None, Material]:
+def _prepare_for_all(
+    settings: TrainerSettings, world: World, progress: Progress, corpus: Corpus | None
+) -> tuple[_Prepared | None, Material]:
     """Prepare in the first process (standard input can be read only once) and share what the others need."""
     if not world.first:
         return None, share_material(world, None)
     try:
-        prepared = _prepare(settings, progress)
+        prepared = _prepare(settings, progress, corpus)
     except UserError:
         world.share([])  # the others are waiting: they end too
         raise
     return prepared, share_material(world, prepared.material)
 
 
-def _prepare(settings: TrainerSettings, progress: Progress) -> _Prepared:
+def _prepare(settings: TrainerSettings, progress: Progress, corpus: Corpus | None) -> _Prepared:
     _require_place_for_bundle(settings.out)
-    corpus = read_history(settings, progress.reading)
+    if corpus is None:
+        corpus = read_history(settings, progress.reading)
     progress.doing("fitting the tokenizer")
     split = split_history(corpus, settings)
     tokenizer = fit_tokenizer(split.train, settings.tokenizer)
