@@ -1,0 +1,300 @@
+"""One fit of `make quality`: train, calibrate with and without labels, and measure on sessions nobody has seen."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+
+from benchmarks.quality_cases import CASES, VARIANTS, read_case, split_of
+from calibrate.baselines import baseline_scores
+from calibrate.curves import counts_at, detection_metrics, rate_interval
+from calibrate.kinds import Wishes, calibrate_kinds, candidate_scales, scores_of
+from calibrate.sessions import score_sessions
+from calibrate.threshold import best_f1_cut
+from loggpt_stream.history.corpus import Corpus
+from loggpt_stream.model.bundle import load_bundle
+from loggpt_stream.model.statistics import COMBINATIONS, COMBINED
+from loggpt_stream.settings import load
+from trainer.cli import train
+from trainer.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from benchmarks.quality_cases import Case, Variant
+    from calibrate.sessions import ScoredSession
+    from loggpt_stream.history.labels import Labels
+    from loggpt_stream.lines.session import Session
+    from loggpt_stream.model.book import LineBook
+    from loggpt_stream.model.bundle import Bundle
+    from loggpt_stream.model.calibration import KindCalibration
+    from loggpt_stream.model.statistics import Scale
+
+ASKED: Final = (0.02, 0.05)
+CONTAMINATIONS: Final = (0.0, 0.01, 0.05, 0.1)
+# Combinations beyond those that calibration offers, for the table of what each statistic is worth.
+MORE: Final[dict[str, tuple[str, ...]]] = {
+    "everything without end_loss": tuple(each for each in COMBINATIONS[COMBINED] if each != "end_loss"),
+    "everything without the digest": tuple(each for each in COMBINATIONS[COMBINED] if "digest" not in each),
+    "everything without absent_lines": tuple(each for each in COMBINATIONS[COMBINED] if each != "absent_lines"),
+    "everything without unseen_lines": tuple(each for each in COMBINATIONS[COMBINED] if each != "unseen_lines"),
+    "everything without untimely_line": tuple(each for each in COMBINATIONS[COMBINED] if each != "untimely_line"),
+    "everything with top_k_misses": (*COMBINATIONS[COMBINED], "top_k_misses"),
+    "everything with mean_line_loss": (*COMBINATIONS[COMBINED], "mean_line_loss"),
+    "mean, maximum and end (one pass)": ("mean_line_loss", "max_line_loss", "end_loss"),
+}
+
+_corpora: dict[tuple[str, object], tuple[Corpus, Labels]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """One thing to do: a case, a change, a seed."""
+
+    case: str
+    variant: str
+    seed: int
+
+
+@dataclass
+class _Scored:
+    """All sessions that are measured, by role: held, val, test, later, failures (of train or excluded)."""
+
+    book: LineBook
+    by_role: dict[str, list[ScoredSession]] = field(default_factory=dict)
+
+
+def run_fit(fit: Fit) -> dict[str, Any]:
+    """Do it and return what was measured."""
+    case, variant = CASES[fit.case], VARIANTS[fit.variant]
+    corpus, labels = _read(case, variant)
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle, trained_s = _train(fit, corpus, labels, Path(scratch))
+        scored, scoring = _score(case, variant, corpus, labels, bundle)
+    measured = _measure(scored, labels, case, fit.seed)
+    return {
+        "case": fit.case,
+        "variant": fit.variant,
+        "seed": fit.seed,
+        "train_s": trained_s,
+        "all_s": time.monotonic() - began_s,
+        **scoring,
+        **measured,
+    }
+
+
+def _read(case: Case, variant: Variant) -> tuple[Corpus, Labels]:
+    """Read a case once in each process: most variants differ in training only."""
+    as_read = (variant.key_order, variant.mask_rules, variant.lines)
+    key = (case.name, as_read)
+    if key not in _corpora:
+        _corpora.pop(next(iter(_corpora)), None) if len(_corpora) > 1 else None
+        _corpora[key] = read_case(case, variant, case.log, case.labels)
+    return _corpora[key]
+
+
+def _train(fit: Fit, corpus: Corpus, labels: Labels, scratch: Path) -> tuple[Bundle, float]:
+    """Train on the normal sessions of split=train (and a share of failures, if the variant wants it)."""
+    case, variant, seed = CASES[fit.case], VARIANTS[fit.variant], fit.seed
+    chosen = [each for each in corpus.sessions if split_of(each, labels) == "train" and _failed(each, labels) is False]
+    if variant.contamination:
+        failures = _failures(corpus, labels)
+        random.Random(seed).shuffle(failures)  # noqa: S311 - nothing is hidden by it
+        chosen += failures[: round(variant.contamination * len(chosen) / (1 - variant.contamination))]
+    flags = ["--out", str(scratch / "bundle"), "--seed", str(seed), "--threads", "1", "--device", "cpu"]
+    flags += ["--labels", str(case.labels), *case.flags, *variant.flags]
+    if case.group_column:
+        flags += ["--group-column", case.group_column]
+    settings = load(TrainerSettings, [*flags, str(case.log)], prog="loggpt-train", description="")
+    began_s = time.monotonic()
+    train(settings, Corpus(chosen))
+    return load_bundle(scratch / "bundle", calibrated=False), time.monotonic() - began_s
+
+
+def _score(
+    case: Case, variant: Variant, corpus: Corpus, labels: Labels, bundle: Bundle
+) -> tuple[_Scored, dict[str, Any]]:
+    """Score every session that is measured, and say how fast that went."""
+    scorer = bundle.scorer(torch.device("cpu"), ranks=True)
+    held = set(bundle.used_sessions["validation"].tolist())
+    roles: dict[str, list[Session]] = {
+        "held": [each for each in corpus.sessions if each.fingerprint() in held],
+        "val": [each for each in corpus.sessions if split_of(each, labels) == "val"],
+        "test": [each for each in corpus.sessions if split_of(each, labels) == "test"],
+        "failures": _failures(corpus, labels),
+    }
+    found = _Scored(bundle.books()[case.kind])
+    began_s = time.monotonic()
+    for role, sessions in roles.items():
+        found.by_role[role] = score_sessions(sessions, scorer, labels, "failed") if sessions else []
+    took_s = time.monotonic() - began_s
+    lines = sum(len(each.lines) for sessions in roles.values() for each in sessions)
+    if case.later and variant.name == "default":
+        later, later_labels = read_case(case, variant, *case.later)
+        found.by_role["later"] = score_sessions(later.sessions, scorer, later_labels, "failed")
+    return found, {
+        "lines_per_s": lines / took_s,
+        "vocabulary": scorer.tokenizer.vocabulary_size,
+        "parameters": sum(each.numel() for each in scorer.model.parameters()),
+        "epochs": bundle.training["best_epoch"],
+    }
+
+
+def _failed(session: Session, labels: Labels) -> bool | None:
+    return labels.anomalous(session, "failed")
+
+
+def _failures(corpus: Corpus, labels: Labels) -> list[Session]:
+    """Return failures that are in no split that anything is chosen or measured on."""
+    return [
+        each
+        for each in corpus.sessions
+        if split_of(each, labels) in ("train", "excluded") and _failed(each, labels) and not each.late
+    ]
+
+
+def _measure(scored: _Scored, labels: Labels, case: Case, seed: int) -> dict[str, Any]:
+    val, test = scored.by_role["val"], scored.by_role["test"]
+    groups = [(labels.row(each.session) or {}).get(case.group_column or "", each.session.key) for each in test]
+    scales = candidate_scales([each for each in val if not each.truth])
+    everything = scales[COMBINED]
+    single = {name: scale for of in scales.values() for name, scale in of.items()}
+    for name, members in MORE.items():
+        scales[name] = {each: single[each] for each in members if each in single}
+    chosen = calibrate_kinds(val, Wishes(), labelled=True).kinds[0].calibration
+    combinations = {name: _with_labels(val, test, of, groups, seed) for name, of in scales.items() if of}
+    return {
+        "chosen": chosen.combination,
+        "combinations": combinations,
+        "baselines": _baselines(scored),
+        "label_free": _label_free(scored),
+        "contaminated_calibration": _contaminated(scored, seed),
+        "scores": {
+            role: [
+                [round(float(each), 3) for each in scores_of(scored.by_role[role], everything)],
+                _truth(role, scored),
+            ]
+            for role in ("val", "test")
+        },
+    }
+
+
+def _truth(role: str, scored: _Scored) -> list[int]:
+    return [int(bool(each.truth)) for each in scored.by_role[role]]
+
+
+def _with_labels(
+    val: Sequence[ScoredSession],
+    test: Sequence[ScoredSession],
+    scales: Mapping[str, Scale],
+    groups: Sequence[str],
+    seed: int,
+) -> dict[str, Any]:
+    """Choose the threshold on val, measure on test."""
+    return _metrics((scores_of(val, scales), _truths(val)), (scores_of(test, scales), _truths(test)), groups, seed)
+
+
+def _metrics(
+    val: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    groups: Sequence[str] | None = None,
+    seed: int = 1,
+) -> dict[str, Any]:
+    """Return the figures of scores and truths on test, at the threshold that is best on val."""
+    threshold = best_f1_cut(*val)
+    metrics = detection_metrics(*test, threshold, groups, seed=seed)
+    on_val = detection_metrics(*val, threshold, resamples=1)
+    return {
+        "auc": metrics.auc_roc,
+        "ap": metrics.auc_pr,
+        "f1": metrics.f1,
+        "precision": metrics.precision,
+        "recall": metrics.recall,
+        "confusion": [metrics.tp, metrics.fp, metrics.fn, metrics.tn],
+        "intervals": metrics.intervals,
+        "val_auc": on_val.auc_roc,
+        "val_ap": on_val.auc_pr,
+        "val_f1": on_val.f1,
+    }
+
+
+def _baselines(scored: _Scored) -> dict[str, Any]:
+    """Return the simple detectors on the same split: fitted on train, threshold on val, measured on test."""
+    val, test = scored.by_role["val"], scored.by_role["test"]
+    typical = float(np.median([len(each.session.lines) for each in scored.by_role["held"]]))
+    rows = {
+        role: [baseline_scores(each.session, scored.book, typical) for each in members]
+        for role, members in (("val", val), ("test", test))
+    }
+    found = {}
+    for name in rows["val"][0]:
+        val_N, test_N = (np.array([row[name] for row in rows[role]]) for role in ("val", "test"))
+        found[name] = _metrics((val_N, _truths(val)), (test_N, _truths(test)))
+    return found
+
+
+def _label_free(scored: _Scored) -> list[dict[str, Any]]:
+    """Calibrate on the trainer's held-out sessions alone, for each asked rate, and see the rate on what came later."""
+    found = []
+    for asked in ASKED:
+        calibration = (
+            calibrate_kinds(_blind(scored.by_role["held"]), Wishes(asked), labelled=False).kinds[0].calibration
+        )
+        found += [
+            {"asked": asked, "on": role, **_seen(calibration, scored.by_role[role])}
+            for role in ("val", "test", "later")
+            if role in scored.by_role
+        ]
+    return found
+
+
+def _contaminated(scored: _Scored, seed: int) -> list[dict[str, Any]]:
+    """As without labels, with a share of failures among the calibration sessions; robust, and taking all as normal."""
+    found = []
+    draw = random.Random(seed)  # noqa: S311 - nothing is hidden by it
+    for share in CONTAMINATIONS:
+        held = scored.by_role["held"]
+        count = share * len(held) / (1 - share)
+        # Less than one failure in so few sessions is one in some of the draws.
+        number = int(count) + (draw.random() < count % 1)
+        members = _blind([*held, *draw.sample(scored.by_role["failures"], number)])
+        for believed in (Wishes().contamination, 0.0):
+            calibration = calibrate_kinds(members, Wishes(0.05, believed), labelled=False).kinds[0].calibration
+            seen = _seen(calibration, scored.by_role["test"])
+            found.append({"share": share, "contamination": believed, "failures": number, **seen})
+    return found
+
+
+def _seen(calibration: KindCalibration, members: Sequence[ScoredSession]) -> dict[str, Any]:
+    scores_N = np.array([calibration.score(each.statistics) for each in members])
+    counts = counts_at(scores_N, _truths(members), np.array([calibration.threshold]))
+    normal = int(counts.fp_T[0] + counts.tn_T[0])
+    return {
+        "threshold": calibration.threshold,
+        "false_alarms": int(counts.fp_T[0]),
+        "normal": normal,
+        "rate": float(counts.false_alarm_rate[0]),
+        "interval": rate_interval(int(counts.fp_T[0]), normal),
+        "f1": float(counts.f1[0]),
+        "recall": float(counts.recall[0]),
+    }
+
+
+def _blind(members: Sequence[ScoredSession]) -> list[ScoredSession]:
+    """Return the sessions without their labels."""
+    return [
+        type(each)(each.session, each.statistics, None, each.worst_line, each.worst_loss, each.content)
+        for each in members
+    ]
+
+
+def _truths(members: Sequence[ScoredSession]) -> np.ndarray:
+    return np.array([bool(each.truth) for each in members], dtype=bool)
