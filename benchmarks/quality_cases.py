@@ -119,7 +119,7 @@ VARIANTS: Final = {
         Variant("no-hygiene", "lines never seen stay in the context of others", ("--no-reading.hygiene",)),
         Variant("blocks-64", "context of a line: 64 lines", ("--reading.block-lines", "64")),
         Variant("blocks-256", "context of a line: 256 lines", ("--reading.block-lines", "256")),
-        Variant("tail-32", "context of the end: 32 lines", ("--reading.tail-lines", "32")),
+        Variant("tail", "with a tail of 256 lines before the end", ("--reading.tail-lines", "256")),
         Variant("no-digest", "without the digest pass", ("--no-reading.digest",)),
         Variant("separator", "`<|LOG|>` before each line", ("--reading.separator",)),
         Variant(

@@ -41,14 +41,15 @@ ASKED: Final = (0.02, 0.05)
 CONTAMINATIONS: Final = (0.0, 0.01, 0.05, 0.1)
 # Combinations beyond those that calibration offers, for the table of what each statistic is worth.
 MORE: Final[dict[str, tuple[str, ...]]] = {
-    "everything without end_loss": tuple(each for each in COMBINATIONS[COMBINED] if each != "end_loss"),
+    "everything with end_loss": (*COMBINATIONS[COMBINED], "end_loss"),
+    "everything with max_line_loss": (*COMBINATIONS[COMBINED], "max_line_loss"),
+    "everything without mean_line_loss": tuple(each for each in COMBINATIONS[COMBINED] if each != "mean_line_loss"),
     "everything without the digest": tuple(each for each in COMBINATIONS[COMBINED] if "digest" not in each),
     "everything without absent_lines": tuple(each for each in COMBINATIONS[COMBINED] if each != "absent_lines"),
     "everything without unseen_lines": tuple(each for each in COMBINATIONS[COMBINED] if each != "unseen_lines"),
     "everything without untimely_line": tuple(each for each in COMBINATIONS[COMBINED] if each != "untimely_line"),
     "everything with top_k_misses": (*COMBINATIONS[COMBINED], "top_k_misses"),
-    "everything with mean_line_loss": (*COMBINATIONS[COMBINED], "mean_line_loss"),
-    "mean, maximum and end (one pass)": ("mean_line_loss", "max_line_loss", "end_loss"),
+    "mean and maximum, without the digest": ("mean_line_loss", "max_line_loss"),
 }
 
 _corpora: dict[tuple[str, object], tuple[Corpus, Labels]] = {}

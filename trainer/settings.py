@@ -79,7 +79,9 @@ class ReadingSettings(Section):
     """How a session is read, in three passes. It goes into the bundle."""
 
     block_lines: int = Field(_PASSES.block_lines, gt=0, description="a line is read with at most so many before it")
-    tail_lines: int = Field(_PASSES.tail_lines, gt=0, description="so many last lines are the context of the end")
+    tail_lines: int = Field(
+        _PASSES.tail_lines, ge=0, description="read the end once more, after so many last lines; 0: do not"
+    )
     digest: bool = Field(_PASSES.digest, description="read the distinct lines too, commonest first: what is missing")
     hygiene: bool = Field(_PASSES.hygiene, description="keep lines never seen out of the context of others")
     separator: bool = Field(_PASSES.separator, description="a token <|LOG|> before each line")

@@ -64,15 +64,13 @@ class Prepared:
 class SessionScore:
     """What scoring says of one session. Losses are in nats.
 
-    line_losses_L: summed over the tokens of each line. token_losses: per line, one value a token. end_loss: of
-    `<|END|>` after the last line. digest, digest_losses_D: the session's distinct lines in digest order, and their
+    line_losses_L: summed over the tokens of each line. token_losses: per line, one value a token. digest, digest_losses_D: the session's distinct lines in digest order, and their
     losses. statistics: by name, see `loggpt_stream.model.statistics`. untimely: index of the line behind
     `untimely_line`, or None.
     """
 
     line_losses_L: np.ndarray
     token_losses: list[np.ndarray]
-    end_loss: float
     statistics: dict[str, float]
     digest: list[str] = field(default_factory=list)
     digest_losses_D: np.ndarray = field(default_factory=lambda: np.empty(0))
@@ -221,8 +219,9 @@ def _session_score(prepared: Prepared, read: Sequence[_Read]) -> SessionScore:
     statistics = {
         "mean_line_loss": float(losses.mean()),
         "max_line_loss": float(line_losses_L.max()),
-        "end_loss": ends["tail"],
     }
+    if "tail" in ends:
+        statistics["end_loss"] = ends["tail"]
     if digest_losses_D.size:
         in_digest = float(clipped(digest_losses_D).sum()) + ends["digest"]
         statistics["digest_loss"] = in_digest / (digest_losses_D.size + 1)
@@ -232,7 +231,6 @@ def _session_score(prepared: Prepared, read: Sequence[_Read]) -> SessionScore:
     return SessionScore(
         line_losses_L,
         per_line,
-        ends["tail"],
         statistics | prepared.from_lines,
         prepared.digest,
         digest_losses_D,

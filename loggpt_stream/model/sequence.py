@@ -2,7 +2,8 @@
 
 - **blocks**: every so many lines the context starts afresh; they give the loss of each line. A line of no training
   session is scored in a window of its own, so that one strange line does not poison what the next ones cost.
-- **tail**: the last known lines and `<|END|>`, whose loss says whether the session may end here. It needs the context.
+- **tail** (off unless wanted): the last known lines and `<|END|>`, whose loss says whether the session may end here. It
+  depends on the order in which lines came, which a busy host changes; the digest's end serves better.
 - **digest**: the distinct lines in order of their document frequency, and `<|END|>`. Its losses say what is missing,
   whatever the order in which the lines came.
 
@@ -32,12 +33,12 @@ class Passes:
     """How a session is read. It is part of what a model means: it only knows what it was shown.
 
     block_lines: the context of a line's loss starts afresh after so many. tail_lines: so many last lines are the
-    context of the end's loss. digest: whether there is that pass. hygiene: whether lines never seen are kept out of
+    context of the end's loss; 0 leaves the tail out. digest: whether there is that pass. hygiene: whether lines never seen are kept out of
     the context of others. separator: whether `<|LOG|>` stands before each line.
     """
 
     block_lines: int = 16
-    tail_lines: int = 256
+    tail_lines: int = 0
     digest: bool = True
     hygiene: bool = True
     separator: bool = False
@@ -66,7 +67,8 @@ def windows(
     unknown = [index for index, line in enumerate(lines) if passes.hygiene and line not in book]
     found = list(cut.blocks(lines, known, passes.block_lines))
     found += [window for index in unknown for window in cut.blocks(lines, [index], 1)]
-    found.append(cut.tail([lines[index] for index in known[-passes.tail_lines :]]))
+    if passes.tail_lines:
+        found.append(cut.tail([lines[index] for index in known[-passes.tail_lines :]]))
     if passes.digest:
         found += cut.digest(book.digest(lines))
     return found

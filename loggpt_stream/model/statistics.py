@@ -40,8 +40,8 @@ COMBINED: Final = "everything"
 # Named combinations that calibration chooses from, the default first. Chosen by measurement on validation sessions:
 # docs/technical-report.md.
 COMBINATIONS: Final[dict[str, tuple[str, ...]]] = {
-    COMBINED: ("max_line_loss", "end_loss", "digest_loss", "digest_end_loss", *FROM_LINES),
-    "language_model": ("max_line_loss", "end_loss", "digest_loss", "digest_end_loss"),
+    COMBINED: ("mean_line_loss", "digest_loss", "digest_end_loss", *FROM_LINES),
+    "language_model": ("mean_line_loss", "digest_loss", "digest_end_loss"),
     "lines": FROM_LINES,
 }
 
