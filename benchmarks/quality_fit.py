@@ -20,6 +20,7 @@ from calibrate.sessions import score_sessions
 from calibrate.threshold import best_f1_cut
 from loggpt_stream.history.corpus import Corpus
 from loggpt_stream.model.bundle import load_bundle
+from loggpt_stream.model.drift import DriftMode
 from loggpt_stream.model.statistics import COMBINATIONS, COMBINED
 from loggpt_stream.settings import load
 from trainer.cli import train
@@ -250,8 +251,9 @@ def _label_free(scored: _Scored) -> list[dict[str, Any]]:
             calibrate_kinds(_blind(scored.by_role["held"]), Wishes(asked), labelled=False).kinds[0].calibration
         )
         found += [
-            {"asked": asked, "on": role, **_seen(calibration, scored.by_role[role])}
+            {"asked": asked, "on": role, "drift": str(mode), **_seen(calibration, scored.by_role[role], mode)}
             for role in ("val", "test", "later")
+            for mode in (DriftMode.OFF, DriftMode.ADAPT)
             if role in scored.by_role
         ]
     return found
@@ -274,12 +276,21 @@ def _contaminated(scored: _Scored, seed: int) -> list[dict[str, Any]]:
     return found
 
 
-def _seen(calibration: KindCalibration, members: Sequence[ScoredSession]) -> dict[str, Any]:
+def _seen(
+    calibration: KindCalibration, members: Sequence[ScoredSession], mode: DriftMode = DriftMode.OFF
+) -> dict[str, Any]:
+    """Judge sessions in order of their close, as the daemon does, and compare with the truth."""
+    members = sorted(members, key=lambda each: each.session.closed_s)
     scores_N = np.array([calibration.score(each.statistics) for each in members])
-    counts = counts_at(scores_N, _truths(members), np.array([calibration.threshold]))
+    monitor = calibration.drift_monitor(mode)
+    thresholds_N = np.array([monitor.see(score) for score in scores_N.tolist()])
+    counts = counts_at(scores_N - thresholds_N, _truths(members), np.zeros(1))
     normal = int(counts.fp_T[0] + counts.tn_T[0])
     return {
         "threshold": calibration.threshold,
+        "last_threshold": monitor.threshold,
+        "bound": monitor.bound,
+        "drifted": monitor.drifted,
         "false_alarms": int(counts.fp_T[0]),
         "normal": normal,
         "rate": float(counts.false_alarm_rate[0]),

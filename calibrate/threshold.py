@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from calibrate.curves import counts_at
-from loggpt_stream.model.calibration import slack
+from loggpt_stream.model.statistics import slack
 
 # History that nobody labelled holds failures: up to this share of the highest scores is not believed.
 CONTAMINATION: Final = 0.15

@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from loggpt_stream.model.statistics import Scale, combine, scales_from_json, scales_to_json, surprises
+from loggpt_stream.model.drift import DriftMode, DriftMonitor
+from loggpt_stream.model.statistics import Scale, combine, scales_from_json, scales_to_json, slack, surprises
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-def slack(score: float) -> float:
-    """Return the distance below which two scores are one: batches, threads and devices differ in the last digits."""
-    return max(1e-3, 1e-4 * abs(score))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +57,10 @@ class KindCalibration:
     def score(self, statistics: Mapping[str, float]) -> float:
         """Return the deciding score of a session with these statistics, in nats."""
         return combine(statistics, self.scales)
+
+    def drift_monitor(self, mode: DriftMode) -> DriftMonitor:
+        """Return a monitor of this kind's threshold, for one stream of its sessions."""
+        return DriftMonitor(mode, self.threshold, self.false_alarm_rate, self.normal_scores)
 
     def p_value(self, score: float) -> float:
         """Return the conformal p-value of `score` (Vovk et al., Algorithmic Learning in a Random World, 2005)."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from loggpt_stream.model.calibration import slack
+from loggpt_stream.model.statistics import slack
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -64,9 +64,9 @@ class Prepared:
 class SessionScore:
     """What scoring says of one session. Losses are in nats.
 
-    line_losses_L: summed over the tokens of each line. token_losses: per line, one value a token. digest, digest_losses_D: the session's distinct lines in digest order, and their
-    losses. statistics: by name, see `loggpt_stream.model.statistics`. untimely: index of the line behind
-    `untimely_line`, or None.
+    line_losses_L: summed over the tokens of each line. token_losses: per line, one value a token. digest,
+    digest_losses_D: the session's distinct lines in digest order, and their losses. statistics: by name, see
+    `loggpt_stream.model.statistics`. untimely: index of the line behind `untimely_line`, or None.
     """
 
     line_losses_L: np.ndarray

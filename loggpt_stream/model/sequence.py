@@ -33,8 +33,8 @@ class Passes:
     """How a session is read. It is part of what a model means: it only knows what it was shown.
 
     block_lines: the context of a line's loss starts afresh after so many. tail_lines: so many last lines are the
-    context of the end's loss; 0 leaves the tail out. digest: whether there is that pass. hygiene: whether lines never seen are kept out of
-    the context of others. separator: whether `<|LOG|>` stands before each line.
+    context of the end's loss; 0 leaves the tail out. digest: whether there is that pass. hygiene: whether lines never
+    seen are kept out of the context of others. separator: whether `<|LOG|>` stands before each line.
     """
 
     block_lines: int = 16

@@ -94,6 +94,11 @@ def combine(statistics: Mapping[str, float], scales: Mapping[str, Scale]) -> flo
     return math.fsum(surprises(statistics, scales).values())
 
 
+def slack(score: float) -> float:
+    """Return the distance below which two scores are one: batches, threads and devices differ in the last digits."""
+    return max(1e-3, 1e-4 * abs(score))
+
+
 def scales_to_json(scales: Mapping[str, Scale]) -> dict[str, dict[str, float]]:
     """Return `scales` as JSON-ready values."""
     return {name: asdict(scale) for name, scale in scales.items()}
