@@ -18,6 +18,8 @@ from loggpt_stream.history.files import Reading, read_events
 from loggpt_stream.lines.decode import known_shape
 from loggpt_stream.logs import configure
 from loggpt_stream.model.bundle import load_bundle
+from loggpt_stream.model.calibration import Judge
+from loggpt_stream.model.drift import DriftMode
 from loggpt_stream.model.gpt import choose_device
 from loggpt_stream.settings import Settings, load
 
@@ -54,6 +56,7 @@ class ReplaySettings(Settings):
     cluster: str = Field("openstack", description="name of this cloud, in the alerts")
     device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N")
     batch_tokens: int = Field(8192, ge=64, description="a scoring batch holds at most so many tokens")
+    drift: DriftMode = Field(DriftMode.OFF, description="let thresholds follow drift, as the daemon may: adapt; or off")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     with ExitStack() as stack:
         out: IO[bytes] = stack.enter_context(settings.out.open("wb")) if settings.out else sys.stdout.buffer
         scores = stack.enter_context(settings.scores.open("wb")) if settings.scores else None
-        for judged in judge_sessions(sessions, bundle, scorer, settings.input_topic):
+        for judged in judge_sessions(sessions, bundle, scorer, settings.input_topic, settings.drift):
             verdicts["anomalous" if judged.verdict.anomalous else judged.verdict.unjudged or "normal"] += 1
             if judged.verdict.anomalous:
                 out.write(writer.alert(judged, time.time()).value + b"\n")
@@ -87,13 +90,16 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def judge_sessions(sessions: Iterable[Session], bundle: Bundle, scorer: Scorer, topic: str) -> Iterator[Judged]:
+def judge_sessions(
+    sessions: Iterable[Session], bundle: Bundle, scorer: Scorer, topic: str, drift: DriftMode = DriftMode.OFF
+) -> Iterator[Judged]:
     """Yield every session scored and judged, in order, as from partition 0 of `topic`."""
     if bundle.calibration is None:
         raise ValueError("judging needs a calibrated bundle")
+    judge = Judge(bundle.calibration, drift)
     for batch in _batches(sessions):
         for session, score in zip(batch, scorer.score(batch), strict=True):
-            verdict = bundle.calibration.judge(session.kind, score.statistics, late=session.late)
+            verdict = judge.judge(session.kind, score.statistics, late=session.late)
             yield Judged(topic, 0, session, score, verdict)
 
 

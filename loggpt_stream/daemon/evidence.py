@@ -67,7 +67,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "top_k_misses": "many lines were not among those expected",
     "absent_lines": "lines that usually come are absent",
     "unseen_lines": "it has lines never seen in training",
-    "untimely_line": "a line came at an unusual time",
+    "untimely_line": "a line came later than usual",
 }
 
 

@@ -2,7 +2,7 @@
 
 A book knows, for one session kind, how many training sessions hold each masked line (its document frequency) and when
 in a session it first comes. It says what a session lacks, what it has that no training session had, and which of its
-lines came at an unusual time.
+lines came later than usual.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # Fewer sessions say nothing about when a line comes.
 _MIN_TIMED: Final = 5
-# On the scale log1p(seconds): a quarter of the time more or less is no news to anybody.
-_MIN_SPREAD: Final = 0.3
+# On the scale log1p(seconds): on a busy host all takes twice as long, which is one standard deviation at least.
+_MIN_SPREAD: Final = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +103,16 @@ class LineBook:
                 yield text, share
 
     def untimely(self, texts: Sequence[str], times_s: Sequence[float]) -> tuple[float, int | None]:
-        """Return how unusually early or late a line first came, in standard deviations, and the index of that line.
+        """Return how much later than usual a line first came, in standard deviations, and the index of that line.
 
-        On the scale log1p(seconds after the first line of the session); (0, None) where no line's time is known.
+        On the scale log1p(seconds after the first line of the session); (0, None) where none came later. It shows steps
+        that hang.
         """
         worst, at = 0.0, None
         for text, index, after_s in _first_comings(texts, times_s):
             known = self.lines.get(text)
             if known and known.first_s is not None and known.spread:
-                z = abs(math.log1p(after_s) - math.log1p(known.first_s)) / known.spread
+                z = (math.log1p(after_s) - math.log1p(known.first_s)) / known.spread
                 if z > worst:
                     worst, at = z, index
         return worst, at

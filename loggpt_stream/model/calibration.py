@@ -83,23 +83,6 @@ class Calibration:
         """Tell whether a kind is judged by this statistic."""
         return any(statistic in each.scales for each in self.kinds.values())
 
-    def judge(self, kind: str, statistics: Mapping[str, float], *, late: bool = False) -> Verdict:
-        """Judge a scored session. Late fragments and kinds without calibration are not judged."""
-        if late:
-            return Verdict(anomalous=False, unjudged="late")
-        calibrated = self.kinds.get(kind)
-        if calibrated is None:
-            return Verdict(anomalous=False, unjudged="kind_not_calibrated")
-        score = calibrated.score(statistics)
-        return Verdict(
-            anomalous=score > calibrated.threshold,
-            combination=calibrated.combination,
-            score=score,
-            threshold=calibrated.threshold,
-            p_value=calibrated.p_value(score),
-            surprises=surprises(statistics, calibrated.scales),
-        )
-
     def to_json(self) -> dict[str, Any]:
         """Return this as JSON-ready values."""
         return {
@@ -131,4 +114,34 @@ class Calibration:
                 )
                 for kind, each in values.items()
             }
+        )
+
+
+class Judge:
+    """Judges the sessions of one input partition, in order of their close, and follows the drift of each kind's scores.
+
+    What drift did to a threshold begins anew with each partition that is assigned: it is not stored yet.
+    """
+
+    def __init__(self, calibration: Calibration, drift: DriftMode = DriftMode.OFF) -> None:
+        """Begin at the calibrated thresholds."""
+        self._kinds = calibration.kinds
+        self.monitors = {kind: each.drift_monitor(drift) for kind, each in calibration.kinds.items()}
+
+    def judge(self, kind: str, statistics: Mapping[str, float], *, late: bool = False) -> Verdict:
+        """Judge a scored session. Late fragments and kinds without calibration are not judged."""
+        if late:
+            return Verdict(anomalous=False, unjudged="late")
+        calibrated = self._kinds.get(kind)
+        if calibrated is None:
+            return Verdict(anomalous=False, unjudged="kind_not_calibrated")
+        score = calibrated.score(statistics)
+        threshold = self.monitors[kind].see(score)
+        return Verdict(
+            anomalous=score > threshold,
+            combination=calibrated.combination,
+            score=score,
+            threshold=threshold,
+            p_value=calibrated.p_value(score),
+            surprises=surprises(statistics, calibrated.scales),
         )

@@ -46,7 +46,7 @@ class Scorable(Protocol):
 class Prepared:
     """A session ready for the model: its windows, its digest lines, and the statistics that need no model.
 
-    untimely: index of the line that came at the most unusual time, or None.
+    untimely: index of the line that came latest for such a line, or None.
     """
 
     windows: list[Window]
