@@ -110,6 +110,7 @@ def soon_steady(bundle: Path, path: Path) -> Path:
         model=given.model(),
         tokenizer=given.tokenizer().tokenizer,
         meaning=replace(given.meaning, session_rules=rules),
+        books=given.books(),
         training=given.training,
         used_sessions=given.used_sessions,
     )

@@ -177,6 +177,12 @@ def _measure(scored: _Scored, labels: Labels, case: Case, seed: int) -> dict[str
         "chosen": chosen.combination,
         "combinations": combinations,
         "baselines": _baselines(scored),
+        "with_labels": [
+            {"on": role, "drift": str(mode), **_seen(chosen, scored.by_role[role], mode)}
+            for role in ("test", "later")
+            for mode in (DriftMode.OFF, DriftMode.ADAPT)
+            if role in scored.by_role
+        ],
         "label_free": _label_free(scored),
         "contaminated_calibration": _contaminated(scored, seed),
         "scores": {

@@ -51,6 +51,22 @@ class Metrics:
             registry=registry,
         )
         self.alerts = Counter("loggpt_alerts", "Alerts published, by kind", ["kind"], registry=registry)
+        of_kind = ["partition", "kind"]
+        self.threshold = Gauge(
+            "loggpt_threshold_nats", "Threshold in use, after what drift did to it", of_kind, registry=registry
+        )
+        self.alarm_rate = Gauge(
+            "loggpt_alarm_rate", "Share of recent sessions above the threshold", of_kind, registry=registry
+        )
+        self.mean_p_value = Gauge(
+            "loggpt_mean_p_value",
+            "Mean p-value of recent sessions below the bound; one half while nothing drifts",
+            of_kind,
+            registry=registry,
+        )
+        self.at_bound = Gauge(
+            "loggpt_threshold_at_bound", "1 while drift holds the threshold at its bound", of_kind, registry=registry
+        )
         self.dead_letters = Counter(
             "loggpt_dead_letters", "Records sent to the dead letter topic, by reason", ["reason"], registry=registry
         )

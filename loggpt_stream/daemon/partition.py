@@ -10,16 +10,20 @@ if TYPE_CHECKING:
     from loggpt_stream.lines.record import Record
     from loggpt_stream.lines.session import Session
     from loggpt_stream.lines.sessionizer import Sessionizer
+    from loggpt_stream.model.calibration import Judge
 
 
 class Partition:
     """State of one partition from its assignment to its revocation. No I/O; time is an argument."""
 
-    def __init__(self, topic: str, number: int, sessionizer: Sessionizer, *, shape: str | None = None) -> None:
+    def __init__(
+        self, topic: str, number: int, sessionizer: Sessionizer, judge: Judge, *, shape: str | None = None
+    ) -> None:
         """Start with nothing read."""
         self.topic = topic
         self.number = number
         self.sessionizer = sessionizer
+        self.judge = judge
         self.position: int | None = None
         self._shape = shape
         self._held: dict[int, int] = {}

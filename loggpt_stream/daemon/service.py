@@ -26,6 +26,7 @@ from aiokafka.errors import (
 
 from loggpt_stream.daemon.alert import AlertWriter, Judged
 from loggpt_stream.daemon.batching import Closed, Waiting
+from loggpt_stream.daemon.drift_report import DriftReport
 from loggpt_stream.daemon.health import Health, serve
 from loggpt_stream.daemon.metrics import Metrics
 from loggpt_stream.daemon.partition import Partition
@@ -33,6 +34,7 @@ from loggpt_stream.daemon.publisher import Publisher
 from loggpt_stream.lines.record import Record, UndecodableError
 from loggpt_stream.lines.sessionizer import Sessionizer
 from loggpt_stream.logs import get_logger
+from loggpt_stream.model.calibration import Judge
 from loggpt_stream.model.gpt import choose_device
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         self._clock = clock
         self._scorer = bundle.scorer(choose_device(settings.device), batch_tokens=settings.batch_tokens)
         self._masks = bundle.masks()
+        self._drift = DriftReport(self.metrics)
         self._waiting = Waiting(batch_tokens=settings.batch_tokens, batch_wait_s=settings.batch_wait_s)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._deliveries: set[asyncio.Task[None]] = set()
@@ -215,7 +218,10 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         """Return the state of a partition; new, where records come before the assignment was announced."""
         if where not in self._partitions:
             sessionizer = Sessionizer(self._bundle.meaning.session_rules, self._masks)
-            self._partitions[where] = Partition(where.topic, where.partition, sessionizer, shape=self.settings.shape)
+            judge = Judge(self._calibration, self.settings.drift)
+            self._partitions[where] = Partition(
+                where.topic, where.partition, sessionizer, judge, shape=self.settings.shape
+            )
             # The limits are the process's; each partition gets its share.
             share = len(self._partitions)
             for partition in self._partitions.values():
@@ -272,7 +278,7 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             judged = []
             for closed, score in zip(batch, scores, strict=True):
                 session = closed.session
-                verdict = self._calibration.judge(session.kind, score.statistics, late=session.late)
+                verdict = closed.partition.judge.judge(session.kind, score.statistics, late=session.late)
                 judged.append(Judged(closed.partition.topic, closed.partition.number, session, score, verdict))
             await self._publisher.judged(judged, self._clock())
             for closed in batch:
@@ -298,6 +304,7 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             for fate, count in partition.sessionizer.fates.items():
                 self.metrics.lines.labels(fate).inc(count)
             partition.sessionizer.fates.clear()
+            self._drift.observe(partition.number, partition.judge)
         self.metrics.sessions_open.set(sum(partition.sessionizer.open_sessions for partition in partitions))
         self.metrics.lines_open.set(sum(partition.sessionizer.open_lines for partition in partitions))
         self.metrics.sessions_pending.set(self._pending)

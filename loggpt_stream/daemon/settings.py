@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from loggpt_stream.lines.decode import known_shape
 from loggpt_stream.logs import LogFormat
+from loggpt_stream.model.drift import DriftMode
 from loggpt_stream.settings import KafkaSettings, Settings
 
 
@@ -27,6 +28,10 @@ class DaemonSettings(Settings):
         None, description="pin the record shape instead of recognising each record"
     )
     cluster: str = Field("openstack", description="name of this cloud, in the alerts' ce_source")
+    drift: DriftMode = Field(
+        DriftMode.ADAPT,
+        description="when normal scores rise: adapt the threshold within its bound, watch and say so, or off",
+    )
     device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N")
     threads: int | None = Field(None, gt=0, description="CPU threads of the scorer (torch decides)")
     batch_tokens: int = Field(8192, ge=64, description="a scoring batch holds at most so many tokens")
