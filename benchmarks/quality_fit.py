@@ -275,7 +275,7 @@ def _contaminated(scored: _Scored, seed: int) -> list[dict[str, Any]]:
         # Less than one failure in so few sessions is one in some of the draws.
         number = int(count) + (draw.random() < count % 1)
         members = _blind([*held, *draw.sample(scored.by_role["failures"], number)])
-        for believed in (Wishes().contamination, 0.0):
+        for believed in (Wishes().contamination, 0.15, 0.0):
             calibration = calibrate_kinds(members, Wishes(0.05, believed), labelled=False).kinds[0].calibration
             seen = _seen(calibration, scored.by_role["test"])
             found.append({"share": share, "contamination": believed, "failures": number, **seen})

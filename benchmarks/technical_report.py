@@ -168,7 +168,7 @@ def contamination(results: Results) -> Iterator[str]:
     for case, fits in _defaults(results):
         for place, row in enumerate(fits[0]["contaminated_calibration"]):
             rows = [fit["contaminated_calibration"][place] for fit in fits]
-            how = "robust" if row["contamination"] else "conformal"
+            how = f"robust to {row['contamination']:.0%}" if row["contamination"] else "conformal"
             yield (
                 f"| {_TITLES[case]} | calibration | {row['share']:.0%} | {how} | {_mean(rows, 'rate', '.1%')} | "
                 f"{_mean(rows, 'f1')} |"
@@ -177,7 +177,7 @@ def contamination(results: Results) -> Iterator[str]:
             if variant.contamination and (contaminated := results.get((case, name))):
                 rows = [_asked(fit["label_free"], 0.05) for fit in contaminated]
                 yield (
-                    f"| {_TITLES[case]} | training | {variant.contamination:.0%} | robust | "
+                    f"| {_TITLES[case]} | training | {variant.contamination:.0%} | robust to 5% | "
                     f"{_mean(rows, 'rate', '.1%')} | {_mean(rows, 'f1')} |"
                 )
 

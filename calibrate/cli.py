@@ -129,7 +129,7 @@ class CalibrateSettings(ScoringSettings):
         None, gt=0, description="without labels: false alarms a day that are tolerated, at the traffic of this input"
     )
     contamination: float = Field(
-        CONTAMINATION, ge=0, lt=0.5, description="without labels: up to this share of the sessions may be failures"
+        CONTAMINATION, ge=0, lt=0.3, description="without labels: up to this share of the sessions may be failures"
     )
     cost_miss: float | None = Field(None, ge=0, description="with labels: cost of a missed anomaly; least cost, not F1")
     cost_false_alarm: float | None = Field(

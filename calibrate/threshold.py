@@ -12,7 +12,9 @@ from calibrate.curves import counts_at
 from loggpt_stream.model.statistics import slack
 
 # History that nobody labelled holds failures: up to this share of the highest scores is not believed.
-CONTAMINATION: Final = 0.15
+CONTAMINATION: Final = 0.05
+# The tail begins here: low enough to leave a few dozen sessions something to fit, high enough to be tail.
+_BODY: Final = 0.7
 _TAIL_SHARE: Final = 0.1
 _TAIL_SESSIONS: Final = 10
 
@@ -80,7 +82,7 @@ def conformal_cut(normal_scores_N: np.ndarray, rate: float) -> ConformalCut:
 def robust_cut(normal_scores_N: np.ndarray, rate: float, contamination: float = CONTAMINATION) -> ConformalCut:
     """Return the threshold for a false-alarm rate where up to the share `contamination` of the sessions are failures.
 
-    An exponential tail above the median, its scale estimated from a sample censored at the top (Epstein & Sobel, Life
+    An exponential tail above the .7 quantile, its scale estimated from a sample censored at the top (Epstein & Sobel, Life
     testing, 1953): the highest scores, up to `contamination`, count as being high, not by how high they are, so that a
     few failures do not lift the threshold above all others of their kind. `rate` is a model's promise. What the sample
     itself guarantees, if none of it is a failure, is `guaranteed_rate` of the threshold. `rank` counts the scores that
@@ -88,7 +90,7 @@ def robust_cut(normal_scores_N: np.ndarray, rate: float, contamination: float = 
     """
     ascending = np.sort(normal_scores_N)
     sessions = len(ascending)
-    start, top = float(np.quantile(ascending, 0.5)), float(np.quantile(ascending, 1 - contamination))
+    start, top = float(np.quantile(ascending, _BODY)), float(np.quantile(ascending, 1 - contamination))
     above = ascending > start
     body = ascending[above & (ascending <= top)]
     censored = int((ascending > top).sum())

@@ -24,6 +24,10 @@ TOP_K: Final = 5
 # all alike, a hair's difference is no surprise yet.
 LEAST_SPREAD: Final = 0.2
 
+# What a statistic adds above this counts by its logarithm: a few dozen normal sessions show nothing of a tail that far
+# out (1 in 20,000), and no statistic shall outweigh all others by what its fitted tail makes of an extreme value.
+CAP_NATS: Final = 10.0
+
 # What the language model says, and what needs none.
 FROM_MODEL: Final = (
     "mean_line_loss",
@@ -74,9 +78,10 @@ class Scale:
         return cls(shift, centre, max(float(logged.std()), mad, LEAST_SPREAD))
 
     def surprise(self, value: float) -> float:
-        """Return -log P(a normal session reaches `value`), in nats, from the modelled tail."""
+        """Return -log P(a normal session reaches `value`), in nats, from the modelled tail (see CAP_NATS)."""
         z = (math.log1p(max(value - self.shift, 0.0)) - self.centre) / self.spread
-        return -float(norm.logsf(z))
+        nats = -float(norm.logsf(z))
+        return nats if nats <= CAP_NATS else CAP_NATS + math.log1p(nats - CAP_NATS)
 
 
 def fit_scales(statistics: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, Scale]:
