@@ -8,7 +8,7 @@ BIN := .venv/bin
 # Compiled imports are kept: without them every process of the suite and the demo compiles torch anew, ten seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test lint format lock real-run memory-run clean
+.PHONY: help venv demo test lint format lock real-run memory-run quality report clean
 
 help:
 	@echo "make demo        train, calibrate and stream recorded OpenStack logs on this machine, alerts shown (Ctrl-C ends it)"
@@ -18,6 +18,8 @@ help:
 	@echo "make lock        resolve the versions in requirements.lock and requirements-uv.lock anew"
 	@echo "make real-run    train, calibrate and stream real failures through a real Kafka; figures of the report"
 	@echo "make memory-run  twenty minutes of simulated load; the daemon's memory over time"
+	@echo "make quality     detection quality by a fixed protocol: three seeds, ablations, one table (about an hour on two cores)"
+	@echo "make report      docs/technical-report.md and its figures, from the results of make quality"
 	@echo "make clean       remove caches and build output (rm -rf .venv to set up anew)"
 	@echo "Options: ARGS='...' for the program started, WORKERS=N test processes, PYTHON=/path/to/python3 for the setup"
 
@@ -35,6 +37,12 @@ real-run: .venv/.ready
 
 memory-run: .venv/.ready
 	@exec $(BIN)/python -m benchmarks.memory_run $(ARGS)
+
+quality: .venv/.ready
+	$(BIN)/python -m benchmarks.quality $(ARGS)
+
+report: .venv/.ready
+	$(BIN)/python -m benchmarks.technical_report $(ARGS)
 
 # One thread for each process: the test processes already fill the cores. Nothing may ask a model hub for anything.
 test: export OMP_NUM_THREADS ?= 1

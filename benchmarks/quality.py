@@ -6,7 +6,9 @@ is the mean of three seeds. Needs the data sets of ../shared/data; cases whose d
 
     python -m benchmarks.quality                        everything: about an hour on two cores
     python -m benchmarks.quality --variant default      without the ablations
-    python -m benchmarks.quality --out runs/quality     where results.json goes
+    python -m benchmarks.quality --out runs/quality     where results.json and the log go
+
+A full run also replaces docs/reports/quality.json, from which `make report` writes docs/technical-report.md.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import contextlib
 import multiprocessing
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -24,6 +27,7 @@ import orjson
 
 from benchmarks.quality_cases import CASES, SEEDS, VARIANTS
 from benchmarks.quality_fit import Fit, run_fit
+from benchmarks.technical_report import RESULTS, main_table, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +61,9 @@ def main() -> None:
                 f"{everything['val_ap']:.3f}, trained in {result['train_s']:.0f} s",
                 flush=True,
             )
+    if not (options.case or options.variant or options.seed):
+        shutil.copyfile(options.out / "results.json", RESULTS)
+    print("\n".join(main_table(read(options.out / "results.json"))))
 
 
 def _planned(options: argparse.Namespace) -> Iterator[Fit]:

@@ -82,11 +82,11 @@ def conformal_cut(normal_scores_N: np.ndarray, rate: float) -> ConformalCut:
 def robust_cut(normal_scores_N: np.ndarray, rate: float, contamination: float = CONTAMINATION) -> ConformalCut:
     """Return the threshold for a false-alarm rate where up to the share `contamination` of the sessions are failures.
 
-    An exponential tail above the .7 quantile, its scale estimated from a sample censored at the top (Epstein & Sobel, Life
-    testing, 1953): the highest scores, up to `contamination`, count as being high, not by how high they are, so that a
-    few failures do not lift the threshold above all others of their kind. `rate` is a model's promise. What the sample
-    itself guarantees, if none of it is a failure, is `guaranteed_rate` of the threshold. `rank` counts the scores that
-    are not above it.
+    An exponential tail above the .7 quantile, its scale estimated from a sample censored at the top (Epstein & Sobel,
+    Life testing, 1953): the highest scores, up to `contamination`, count as being high, not by how high they are, so
+    that a few failures do not lift the threshold above all others of their kind. `rate` is a model's promise. What the
+    sample itself guarantees, if none of it is a failure, is `guaranteed_rate` of the threshold. `rank` counts the
+    scores that are not above it.
     """
     ascending = np.sort(normal_scores_N)
     sessions = len(ascending)
