@@ -18,8 +18,9 @@ from loggpt_stream.model.gpt import ModelShape, new_model
 from loggpt_stream.model.losses import token_losses
 from loggpt_stream.model.scoring import Scorer
 from loggpt_stream.model.sequence import NOBODY, windows
-from loggpt_stream.model.statistics import COMBINED, combine, fit_scales
+from loggpt_stream.model.statistics import COMBINATIONS, COMBINED, combine, fit_scales
 from loggpt_stream.model.tokenizer import LineTokenizer, train_tokenizer
+from trainer.material import count_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +49,14 @@ def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1) -> Bun
     shape = ModelShape(layers=1, width=32, heads=2, context_tokens=128)
     model = new_model(shape, vocabulary_size=tokenizer.vocabulary_size, end_id=tokenizer.end_id)
     learned = nova34().sessions[:60]
-    cut = [w for s in learned for w in windows(s.kind, s.texts, tokenizer, shape.context_tokens) if len(w.ids_T) > 1]
+    books = count_lines(learned)
+    cut = [
+        window
+        for each in learned
+        for window in windows(
+            each.kind, each.texts, tokenizer, shape.context_tokens, passes=meaning.passes, book=books[each.kind]
+        )
+    ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()
     for step in range(steps):
@@ -64,17 +72,18 @@ def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1) -> Bun
         model=model,
         tokenizer=tokenizer.tokenizer,
         meaning=meaning,
+        books=books,
         training={"seed": 42},
         used_sessions={"train": np.array([session.fingerprint() for session in learned])},
     )
     held_out = [session for session in nova34().sessions[60:160] if not session.late]
-    scores = Scorer(model, tokenizer, torch.device("cpu")).score(held_out)
+    scores = Scorer(model, tokenizer, torch.device("cpu"), books=books, passes=meaning.passes).score(held_out)
     kinds = {}
     for kind in {session.kind for session in held_out}:
         statistics = [score.statistics for session, score in zip(held_out, scores, strict=True) if session.kind == kind]
-        scales = fit_scales(statistics)
+        scales = fit_scales(statistics, COMBINATIONS[COMBINED])
         normal = sorted(combine(each, scales) for each in statistics)
         threshold = -1.0 if alert_share >= 1 else float(np.quantile(normal, 1 - alert_share))
-        kinds[kind] = KindCalibration(COMBINED, threshold, "conformal", alert_share, scales, tuple(normal))
+        kinds[kind] = KindCalibration(COMBINED, threshold, "conformal", min(alert_share, 0.99), scales, tuple(normal))
     prints = np.array([session.fingerprint() for session in held_out])
     return save_calibrated(bundle, path, calibration=Calibration(kinds), calibration_sessions=prints)

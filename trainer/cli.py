@@ -15,11 +15,9 @@ import torch
 
 from loggpt_stream.errors import UserError
 from loggpt_stream.lines.masks import DEFAULT_RULES
-from loggpt_stream.model.book import EMPTY
 from loggpt_stream.model.bundle import MANIFEST, Bundle, Meaning, save_bundle
 from loggpt_stream.model.gpt import new_model
 from loggpt_stream.model.scoring import Scorer
-from loggpt_stream.model.sequence import windows
 from loggpt_stream.settings import load
 from trainer.abnormal import look_for_abnormal
 from trainer.checkpoint import remove_state
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
     from loggpt_stream.history.corpus import Corpus
     from loggpt_stream.lines.session import Session
     from loggpt_stream.model.book import LineBook
-    from loggpt_stream.model.sequence import Window
     from loggpt_stream.model.tokenizer import LineTokenizer
 
 _DESCRIPTION: Final = """\
@@ -146,16 +143,14 @@ def _prepare(settings: TrainerSettings, progress: Progress, corpus: Corpus | Non
     for line in told_counts(counts):
         progress.say(line)
     books = count_lines(split.train)
-    passes = settings.reading.passes()
-
-    def cut(session: Session) -> list[Window]:
-        book = books.get(session.kind, EMPTY)
-        # Lines that no training session has are nothing the model could know better: they would only hide, in the
-        # validation loss, how well it knows the others.
-        known = [text for text in session.texts if text in book]
-        return windows(session.kind, known, tokenizer, settings.model.context_tokens, passes=passes, book=book)
-
-    material = make_material(split.train, split.validation, tokenizer, cut)
+    material = make_material(
+        split.train,
+        split.validation,
+        tokenizer,
+        settings.model.context_tokens,
+        passes=settings.reading.passes(),
+        books=books,
+    )
     return _Prepared(split, tokenizer, books, material, counts)
 
 

@@ -116,7 +116,8 @@ def validate(model: GPT2LMHeadModel, packed: Packed, pad_id: int, world: World) 
                 for place, counted_BT in enumerate((role_BT != GIVEN, role_BT == LINE, role_BT == END)):
                     sums[place] += losses_BT[counted_BT].double().sum()
     learned, lines, ends = (float(each) for each in world.sum(sums))
-    return learned / packed.tokens, lines / packed.lines, ends / packed.sessions
+    # Of a kind that training has no session of, no line is known: only the ends are left.
+    return learned / packed.tokens, lines / max(packed.lines, 1), ends / packed.sessions
 
 
 @dataclass(frozen=True, slots=True)

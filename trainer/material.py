@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from loggpt_stream.model.book import LineBook
-from loggpt_stream.model.sequence import END_OF_SESSION
+from loggpt_stream.model.book import EMPTY, LineBook
+from loggpt_stream.model.sequence import END_OF_SESSION, Passes, windows
 from loggpt_stream.model.tokenizer import LineTokenizer, train_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -134,9 +134,21 @@ def make_material(
     train: Sequence[Session],
     validation: Sequence[Session],
     tokenizer: LineTokenizer,
-    cut: Callable[[Session], Sequence[Window]],
+    context_tokens: int,
+    *,
+    passes: Passes = Passes(),  # noqa: B008 - frozen
+    books: Mapping[str, LineBook] | None = None,
 ) -> Material:
-    """Return the windows of both splits; `cut` gives those of a session."""
+    """Return the windows of both splits. `books` are those of `train`, where they have been counted before."""
+    known = count_lines(train) if books is None else books
+
+    def cut(session: Session) -> list[Window]:
+        book = known.get(session.kind, EMPTY)
+        # Lines that no training session has are nothing the model could know better: they would only hide, in the
+        # validation loss, how well it knows the others.
+        lines = [text for text in session.texts if text in book]
+        return windows(session.kind, lines, tokenizer, context_tokens, passes=passes, book=book)
+
     return Material(
         _packed(train, cut),
         _packed(validation, cut),

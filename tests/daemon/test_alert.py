@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from loggpt_stream.daemon.alert import AlertWriter, Judged, schema
 from loggpt_stream.lines.session import Line, Session
-from loggpt_stream.model.calibration import Verdict
+from loggpt_stream.model.calibration import Judge, Verdict
 from loggpt_stream.model.scoring import SessionScore
 from tests.tiny_bundle import nova34, tiny_bundle
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from loggpt_stream.model.bundle import Bundle
 
 
@@ -33,8 +35,9 @@ def judged(bundle: Bundle) -> list[Judged]:
     assert bundle.calibration
     sessions = nova34().sessions[200:300]
     scores = bundle.scorer(torch.device("cpu")).score(sessions)
+    judge = Judge(bundle.calibration)
     return [
-        Judged("input", 3, session, score, bundle.calibration.judge(session.kind, score.statistics))
+        Judged("input", 3, session, score, judge.judge(session.kind, score.statistics))
         for session, score in zip(sessions, scores, strict=True)
     ]
 
@@ -111,7 +114,58 @@ def test_any_text_time_and_key_gives_a_valid_alert(bundle: Bundle, text: str, ti
         return
     session = Session(key, "explicit", time_s, time_s, 0, lines=[Line(time_s, 0, "x", "", text)])
     session.close_reason = "idle"
-    score = SessionScore(np.array([2.0]), [np.array([2.0])], 1.0, {"mean_line_loss": 2.0})
-    verdict = Verdict(anomalous=True, statistic="mean_line_loss", score=2.0, threshold=1.0, p_value=0.1)
+    score = SessionScore(np.array([2.0]), [np.array([2.0])], {"mean_line_loss": 2.0})
+    deciding = {"max_line_loss": 1.0, "unseen_lines": 1.0, "absent_lines": 0.9, "digest_loss": 0.8}
+    verdict = Verdict(
+        anomalous=True, combination="everything", score=2.0, threshold=1.0, p_value=0.1, surprises=deciding
+    )
     message = AlertWriter(bundle, "prod").alert(Judged("t", 0, session, score, verdict), created_s=0.0)
     jsonschema.validate(orjson.loads(message.value), schema())
+
+
+def flagged(bundle: Bundle, texts: Sequence[str]) -> tuple[dict[str, Any], Session]:
+    """Return the alert of a real instance session with these lines put in its middle, and half of its own gone."""
+    assert bundle.calibration
+    original = next(each for each in nova34().sessions[200:300] if each.kind == "instance" and len(each.lines) > 20)
+    kept = original.lines[: len(original.lines) // 2]
+    strange = [Line(kept[-1].time_s, 77_000 + n, text, "", f"raw {text}") for n, text in enumerate(texts)]
+    session = replace(original, lines=[*kept, *strange])
+    (score,) = bundle.scorer(torch.device("cpu")).score([session])
+    verdict = Judge(bundle.calibration).judge("instance", score.statistics)
+    value = orjson.loads(AlertWriter(bundle, "prod").alert(Judged("in", 3, session, score, verdict), 1.8e9).value)
+    jsonschema.validate(value, schema())
+    return value, session
+
+
+def test_a_line_that_is_absent_is_listed_as_absent_with_the_share_of_sessions_that_have_it(bundle: Bundle) -> None:
+    value, session = flagged(bundle, [])
+    book = bundle.books()["instance"]
+    absent = value["loggpt"]["absent_lines"]
+    assert absent
+    for each in absent:
+        assert each["text"] not in session.texts
+        assert each["share"] == pytest.approx(book.frequency(each["text"]) / book.sessions, abs=1e-4)
+        assert each["share"] >= 0.5
+    assert [each["share"] for each in absent] == sorted((each["share"] for each in absent), reverse=True)
+
+
+def test_lines_that_no_training_session_has_are_listed_raw_with_their_offset(bundle: Bundle) -> None:
+    value, _ = flagged(bundle, ["ERROR never.seen once", "ERROR never.seen twice", "ERROR never.seen once"])
+    unseen = [each for each in value["loggpt"]["unseen_lines"] if each["source"]["offset"] >= 77_000]
+    assert [(each["text"], each["source"]["offset"]) for each in unseen] == [
+        ("raw ERROR never.seen once", 77_000),
+        ("raw ERROR never.seen twice", 77_001),
+    ]
+
+
+def test_the_reason_names_what_decided_with_its_line_and_its_share_of_the_score(bundle: Bundle) -> None:
+    value, _ = flagged(bundle, [f"ERROR never.seen {n}" for n in range(30)])
+    told = value["loggpt"]
+    decided = told["decided_by"]
+    assert "unseen_lines" in decided
+    assert decided == sorted(decided, key=lambda name: -told["surprises"][name])
+    assert all(told["surprises"][name] >= max(told["surprises"].values()) / 3 for name in decided)
+    assert sum(told["surprises"].values()) == pytest.approx(told["score"])
+    assert "it has lines never seen in training" in value["event"]["reason"]
+    assert 'raw ERROR never.seen 0"' in value["event"]["reason"]
+    assert f"{told['surprises']['unseen_lines']:.1f} nats" in value["event"]["reason"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from loggpt_stream.daemon.batching import Closed, Waiting
+from loggpt_stream.model.scoring import Prepared
 from loggpt_stream.model.sequence import Window
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 def closed(tokens: int, name: int = 0) -> Closed:
     nothing: Any = None
-    return Closed(nothing, nothing, [Window([0] * tokens, [0] * tokens)], name, 0.0)
+    window = Window("lines", (0,) * tokens, (0,) * tokens)
+    return Closed(nothing, nothing, Prepared([window], [], {}, None), name, 0.0)
 
 
 async def batches(sizes: Iterable[int], count: int, **limits: Any) -> list[list[int]]:

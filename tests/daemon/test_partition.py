@@ -9,6 +9,7 @@ from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record, UndecodableError
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.lines.sessionizer import Sessionizer
+from loggpt_stream.model.calibration import Calibration, Judge
 
 INSTANCES = [f"{n:08d}-0000-4000-8000-000000000000" for n in range(10)]
 START_S = 1_795_442_888.0  # 2026-11-23 14:08:08 UTC
@@ -23,7 +24,8 @@ def record(value: bytes | None, offset: int) -> Record:
 
 
 def partition(max_future_s: float = 10) -> Partition:
-    return Partition("input", 0, Sessionizer(SessionRules(idle_gap_s=20, max_future_s=max_future_s), Masks()))
+    sessionizer = Sessionizer(SessionRules(idle_gap_s=20, max_future_s=max_future_s), Masks())
+    return Partition("input", 0, sessionizer, Judge(Calibration({})))
 
 
 def feed(to: Partition, value: bytes | None, offset: int) -> list[str]:

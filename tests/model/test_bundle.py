@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from loggpt_stream.errors import BundleError
 from loggpt_stream.model.bundle import MANIFEST, load_bundle, save_bundle, save_calibrated
-from loggpt_stream.model.calibration import Calibration, KindCalibration
+from loggpt_stream.model.calibration import Calibration, Judge, KindCalibration
+from loggpt_stream.model.drift import DriftMode
 from loggpt_stream.model.gpt import ModelShape, new_model
 from loggpt_stream.model.statistics import Scale
 from tests.tiny_bundle import nova34, tiny_bundle, untrained_parts
+from trainer.material import count_lines
 
 if TYPE_CHECKING:
     from loggpt_stream.model.bundle import Bundle
@@ -43,7 +46,13 @@ def uncalibrated(path: Path, seed: int = 1) -> Bundle:
     )
     used = {"train": np.array([3, 1, 2])}
     return save_bundle(
-        path, model=model, tokenizer=tokenizer.tokenizer, meaning=meaning, training={"seed": seed}, used_sessions=used
+        path,
+        model=model,
+        tokenizer=tokenizer.tokenizer,
+        meaning=meaning,
+        books=count_lines(nova34().sessions[:10]),
+        training={"seed": seed},
+        used_sessions=used,
     )
 
 
@@ -206,21 +215,48 @@ def test_weights_come_back_exactly_and_score_the_same(made: Bundle) -> None:
     session = nova34().sessions[3]
     one, other = (load_bundle(made.path).scorer(torch.device("cpu")).score([session])[0] for _ in range(2))
     assert one.line_losses_L.tolist() == other.line_losses_L.tolist()
-    assert one.end_loss == other.end_loss
+    assert one.statistics == other.statistics
+
+
+def test_what_the_training_sessions_consist_of_comes_back_as_it_was(made: Bundle) -> None:
+    assert load_bundle(made.path).books() == count_lines(nova34().sessions[:60])
 
 
 def test_verdicts() -> None:
-    kind = KindCalibration("end_loss", 2.0, "labels_f1", 0.1, {}, (0.5, 1.0, 1.5), 3)
+    scale = Scale(0.0, 0.0, 1.0)
+    usual, odd = {"end_loss": 1.0}, {"end_loss": 9.0}
+    scores = tuple(scale.surprise(x) for x in (0.5, 1.0, 1.5))
+    kind = KindCalibration("end_loss", scores[2] + 0.1, "labels_f1", 0.1, {"end_loss": scale}, scores, 3)
     calibration = Calibration({"instance": kind})
-    above = calibration.judge("instance", {"end_loss": 2.1})
+    judge = Judge(calibration)
+    above = judge.judge("instance", odd)
     assert above.anomalous
     assert above.p_value == 1 / 4
-    at = calibration.judge("instance", {"end_loss": 2.0})
-    assert not at.anomalous
-    assert calibration.judge("instance", {"end_loss": 1.0}).p_value == 3 / 4
+    assert above.score == scale.surprise(9.0) == sum(above.surprises.values())
+    usually = judge.judge("instance", usual)
+    assert not usually.anomalous
+    assert usually.p_value == 3 / 4
+    at = replace(kind, threshold=scores[1])
+    assert not Judge(Calibration({"instance": at})).judge("instance", usual).anomalous
     # What a batch adds in the last digits changes no p-value.
-    assert calibration.judge("instance", {"end_loss": 1.0 + 1e-5}).p_value == 3 / 4
-    assert calibration.judge("instance", {"end_loss": 9.0}, late=True).unjudged == "late"
-    assert calibration.judge("request", {"end_loss": 9.0}).unjudged == "kind_not_calibrated"
+    assert judge.judge("instance", {"end_loss": 1.0 + 1e-5}).p_value == 3 / 4
+    assert judge.judge("instance", odd, late=True).unjudged == "late"
+    assert judge.judge("request", odd).unjudged == "kind_not_calibrated"
     assert Calibration.from_json(calibration.to_json()) == calibration
     assert calibration.id != Calibration({}).id
+
+
+def test_a_judge_that_adapts_raises_its_threshold_under_drift_and_one_that_is_off_does_not() -> None:
+    scale = Scale(0.0, 0.0, 1.0)
+    normal = tuple(scale.surprise(x / 10) for x in range(1, 40))
+    threshold = float(np.quantile(normal, 0.9))
+    calibration = Calibration(
+        {"instance": KindCalibration("end_loss", threshold, "conformal", 0.1, {"end_loss": scale}, normal)}
+    )
+    drifted = {"end_loss": 6.0}
+    off, adapting = Judge(calibration), Judge(calibration, DriftMode.ADAPT)
+    assert sum(off.judge("instance", drifted).anomalous for _ in range(60)) == 60
+    verdicts = [adapting.judge("instance", drifted) for _ in range(60)]
+    assert verdicts[0].threshold == threshold
+    assert sum(verdict.anomalous for verdict in verdicts) < 20
+    assert adapting.judge("instance", {"end_loss": 1e6}).anomalous

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,10 +13,11 @@ import torch
 from loggpt_stream.errors import UserError
 from loggpt_stream.model.gpt import new_model
 from loggpt_stream.model.scoring import Scorer
+from loggpt_stream.model.sequence import Passes
 from trainer.checkpoint import load_state, weights_of
 from trainer.curve import EpochLosses, best_epoch, is_over
 from trainer.learn import Run, _learning_rate, _shuffled, learn, seed_all, validate
-from trainer.material import Material, fit_tokenizer, make_material
+from trainer.material import Material, count_lines, fit_tokenizer, make_material
 from trainer.progress import Progress
 from trainer.settings import ModelSettings, TokenizerSettings, TrainingSettings
 from trainer.world import World
@@ -49,10 +52,14 @@ def tiny(material: Material, dropout: float = 0.1) -> GPT2LMHeadModel:
     return new_model(shape, vocabulary_size=material.vocabulary_size, end_id=material.end_id)
 
 
+def few_of(sessions: list[Session], tokenizer: LineTokenizer) -> Material:
+    """Return six instances to learn by heart, and others to validate on."""
+    instances = [session for session in sessions if session.kind == "instance"]
+    return make_material(instances[:6], instances[6:30], tokenizer, 128)
+
+
 def run(path: Path, *, identity: str = "one", max_s: float = math.inf, **training: float) -> Run:
-    rules = TrainingSettings(
-        **{"epochs": 3, "batch_tokens": 1024, "warmup_steps": 5, "learning_rate": 3e-3, **training}
-    )
+    rules = TrainingSettings(**{"epochs": 3, "batch_tokens": 256, "warmup_steps": 5, "learning_rate": 3e-3, **training})
     return Run(identity, 42, rules, max_s, path / "checkpoint")
 
 
@@ -98,18 +105,34 @@ def test_validation_is_the_loss_that_scoring_gives(
     material: Material, sessions: list[Session], tokenizer: LineTokenizer
 ) -> None:
     model = tiny(material)
-    _, per_line, per_end = validate(model, material.validation, material.pad_id, ALONE)
-    scores = Scorer(model, tokenizer, torch.device("cpu")).score(sessions[40:60])
+    books = count_lines(sessions[:40])
+    held_out = [each for each in sessions[40:60] if set(each.texts) <= set(books[each.kind].lines)]
+    assert len(held_out) > 5
+    whole = make_material(sessions[:40], held_out, tokenizer, 128)
+    _, per_line, per_end = validate(model, whole.validation, whole.pad_id, ALONE)
+    scorer = Scorer(model, tokenizer, torch.device("cpu"), books=books, passes=Passes())
+    scores = scorer.score(held_out)
     lines = [loss for score in scores for loss in score.line_losses_L.tolist()]
     assert per_line == pytest.approx(sum(lines) / len(lines), rel=1e-5)
-    assert per_end == pytest.approx(sum(score.end_loss for score in scores) / len(scores), rel=1e-5)
+    ends = [score.statistics["digest_end_loss"] for score in scores]
+    assert per_end == pytest.approx(sum(ends) / len(ends), rel=1e-5)
+
+
+def test_lines_that_no_training_session_has_do_not_count_in_validation(
+    material: Material, sessions: list[Session], tokenizer: LineTokenizer
+) -> None:
+    strange = copy.deepcopy(sessions[40:60])
+    for session in strange:
+        session.lines.insert(1, replace(session.lines[0], head="ERROR never.seen in training"))
+    again = make_material(sessions[:40], strange, tokenizer, 128)
+    assert again.validation.ids_N.tolist() == material.validation.ids_N.tolist()
 
 
 def test_it_stops_when_validation_no_longer_improves_and_keeps_the_best_weights(
     sessions: list[Session], tokenizer: LineTokenizer, tmp_path: Path
 ) -> None:
     # Six sessions, learned by heart at a high rate: what is held out soon gets worse.
-    few = make_material(sessions[:6], sessions[40:60], tokenizer, 128)
+    few = few_of(sessions, tokenizer)
     model = tiny(few, dropout=0.0)
     curve = learn(model, few, run(tmp_path, epochs=60, learning_rate=2e-2, batch_tokens=256, patience=3), ALONE, QUIET)
     best = best_epoch(curve)
@@ -148,7 +171,7 @@ def test_a_run_that_went_on_from_its_checkpoint_ends_as_one_that_was_never_cut_o
 def test_the_best_weights_survive_a_resume_after_worse_epochs(
     sessions: list[Session], tokenizer: LineTokenizer, tmp_path: Path
 ) -> None:
-    few = make_material(sessions[:6], sessions[40:60], tokenizer, 128)
+    few = few_of(sessions, tokenizer)
     plan = run(tmp_path, epochs=60, learning_rate=2e-2, batch_tokens=256)
     first = tiny(few)
     learn(first, few, plan, ALONE, QUIET)
