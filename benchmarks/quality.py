@@ -67,19 +67,20 @@ def main() -> None:
 
 
 def _planned(options: argparse.Namespace) -> Iterator[Fit]:
-    """Yield the fits, the long ones first, so that both processes end at about the same time."""
-    for case in CASES.values():
-        if options.case and case.name not in options.case:
-            continue
+    """Yield the fits, those of the main table first."""
+    cases = [case for case in CASES.values() if not options.case or case.name in options.case]
+    for case in cases:
         if not case.available:
             print(f"{case.name}: skipped, {case.log} is not there")
-            continue
-        for seed in SEEDS:
-            for variant in VARIANTS.values():
-                wanted = not options.variant or variant.name in options.variant
-                seeds = SEEDS if variant.name == "default" else _ABLATION_SEEDS
-                if wanted and case.name in variant.cases and seed in seeds and seed in (options.seed or SEEDS):
-                    yield Fit(case.name, variant.name, seed)
+    variants = [each for each in VARIANTS.values() if not options.variant or each.name in options.variant]
+    fits = [
+        Fit(case.name, variant.name, seed)
+        for case in cases
+        for variant in variants
+        for seed in options.seed or SEEDS
+        if case.available and case.name in variant.cases and (variant.name == "default" or seed in _ABLATION_SEEDS)
+    ]
+    yield from sorted(fits, key=lambda fit: (fit.variant != "default", fit.variant != "default" and fit.seed))
 
 
 def _ordered(results: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from calibrate.curves import counts_at
 from loggpt_stream.model.statistics import slack
 
 # History that nobody labelled holds failures: up to this share of the highest scores is not believed.
-CONTAMINATION: Final = 0.05
+CONTAMINATION: Final = 0.1
 # The tail begins here: low enough to leave a few dozen sessions something to fit, high enough to be tail.
 _BODY: Final = 0.7
 _TAIL_SHARE: Final = 0.1

@@ -24,8 +24,8 @@ TOP_K: Final = 5
 # all alike, a hair's difference is no surprise yet.
 LEAST_SPREAD: Final = 0.2
 
-# What a statistic adds above this counts by its logarithm: a few dozen normal sessions show nothing of a tail that far
-# out (1 in 20,000), and no statistic shall outweigh all others by what its fitted tail makes of an extreme value.
+# What a count or a time adds above this counts by its logarithm: a burst of a hundred lines never seen, which few normal
+# sessions have and some do, shall not outweigh all that the model says. (Losses are clipped line by line.)
 CAP_NATS: Final = 10.0
 
 # What the language model says, and what needs none.
@@ -78,10 +78,9 @@ class Scale:
         return cls(shift, centre, max(float(logged.std()), mad, LEAST_SPREAD))
 
     def surprise(self, value: float) -> float:
-        """Return -log P(a normal session reaches `value`), in nats, from the modelled tail (see CAP_NATS)."""
+        """Return -log P(a normal session reaches `value`), in nats, from the modelled tail."""
         z = (math.log1p(max(value - self.shift, 0.0)) - self.centre) / self.spread
-        nats = -float(norm.logsf(z))
-        return nats if nats <= CAP_NATS else CAP_NATS + math.log1p(nats - CAP_NATS)
+        return -float(norm.logsf(z))
 
 
 def fit_scales(statistics: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, Scale]:
@@ -91,7 +90,11 @@ def fit_scales(statistics: Sequence[Mapping[str, float]], names: Sequence[str]) 
 
 def surprises(statistics: Mapping[str, float], scales: Mapping[str, Scale]) -> dict[str, float]:
     """Return the surprise of each statistic that has a scale, in nats."""
-    return {name: scale.surprise(statistics[name]) for name, scale in scales.items()}
+    return {name: _capped(name, scale.surprise(statistics[name])) for name, scale in scales.items()}
+
+
+def _capped(name: str, nats: float) -> float:
+    return nats if name in FROM_MODEL or nats <= CAP_NATS else CAP_NATS + math.log1p(nats - CAP_NATS)
 
 
 def combine(statistics: Mapping[str, float], scales: Mapping[str, Scale]) -> float:

@@ -299,9 +299,10 @@ def test_the_combination_adds_the_surprises() -> None:
     assert combine(odd, scales) > max(combine(each, scales) for each in normal)
 
 
-def test_no_statistic_outweighs_two_others_by_being_extreme() -> None:
-    scale = Scale(0.0, 0.0, 0.2)
-    extreme, strong = scale.surprise(1e6), scale.surprise(2.0)
-    assert strong > CAP_NATS
-    assert extreme < 2 * strong
-    assert extreme > strong
+def test_a_count_does_not_outweigh_two_others_by_being_extreme() -> None:
+    scales = {"unseen_lines": Scale(0.0, 0.0, 0.2), "digest_loss": Scale(0.0, 0.0, 0.2)}
+    strong = surprises({"unseen_lines": 2.0, "digest_loss": 2.0}, scales)
+    extreme = surprises({"unseen_lines": 1e6, "digest_loss": 1e6}, scales)
+    assert CAP_NATS < strong["unseen_lines"] < extreme["unseen_lines"] < 2 * strong["unseen_lines"]
+    # Losses were clipped line by line before.
+    assert extreme["digest_loss"] == scales["digest_loss"].surprise(1e6)
