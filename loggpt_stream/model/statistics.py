@@ -24,8 +24,8 @@ TOP_K: Final = 5
 # all alike, a hair's difference is no surprise yet.
 LEAST_SPREAD: Final = 0.2
 
-# What a count or a time adds above this counts by its logarithm: a burst of a hundred lines never seen, which few normal
-# sessions have and some do, shall not outweigh all that the model says. (Losses are clipped line by line.)
+# What a count or a time adds above this counts by its logarithm: a burst of a hundred lines never seen, which some normal
+# sessions have, shall not outweigh all that the model says. (Losses are clipped line by line.)
 CAP_NATS: Final = 10.0
 
 # What the language model says, and what needs none.

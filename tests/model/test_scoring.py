@@ -291,11 +291,13 @@ def test_a_scale_of_values_without_spread_still_tells_more_from_less(values: lis
 
 
 def test_the_combination_adds_the_surprises() -> None:
-    normal = [{"a": x, "b": 10 - x, "unused": 0.0} for x in (1.0, 2.0, 3.0, 4.0)]
-    scales = fit_scales(normal, ["a", "b"])
-    odd = {"a": 30.0, "b": 6.0, "unused": 1e9}
+    normal = [{"digest_loss": x, "end_loss": 10 - x, "unused": 0.0} for x in (1.0, 2.0, 3.0, 4.0)]
+    scales = fit_scales(normal, ["digest_loss", "end_loss"])
+    odd = {"digest_loss": 30.0, "end_loss": 6.0, "unused": 1e9}
     assert combine(odd, scales) == pytest.approx(sum(surprises(odd, scales).values()))
-    assert combine(odd, scales) == pytest.approx(scales["a"].surprise(30.0) + scales["b"].surprise(6.0))
+    assert combine(odd, scales) == pytest.approx(
+        scales["digest_loss"].surprise(30.0) + scales["end_loss"].surprise(6.0)
+    )
     assert combine(odd, scales) > max(combine(each, scales) for each in normal)
 
 
