@@ -203,7 +203,9 @@ def calibrate(argv: Sequence[str]) -> int:
         "Name logs that it did not learn from, choose others by --labels and --select, or give --held-out to use "
         "exactly the sessions that the trainer held out.",
     )
-    scored = score_sessions(selection.sessions, _scorer(settings, bundle), labels, settings.anomaly_column)
+    # Every statistic is shown, those too that decide nothing.
+    scorer = _scorer(settings, bundle, ranks=True)
+    scored = score_sessions(selection.sessions, scorer, labels, settings.anomaly_column)
     rate = settings.false_alarm_rate or _rate_of(settings.alerts_per_day, selection.traffic)
     wishes = Wishes(rate, settings.contamination, settings.cost_miss, settings.cost_false_alarm)
     outcome = calibrate_kinds(scored, wishes, labelled=labels is not None)
@@ -284,10 +286,10 @@ def _labels(settings: ScoringSettings, *columns: str | None) -> Labels | None:
     return labels
 
 
-def _scorer(settings: ScoringSettings, bundle: Bundle) -> Scorer:
+def _scorer(settings: ScoringSettings, bundle: Bundle, *, ranks: bool = False) -> Scorer:
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    return bundle.scorer(choose_device(settings.device), batch_tokens=settings.batch_tokens)
+    return bundle.scorer(choose_device(settings.device), batch_tokens=settings.batch_tokens, ranks=ranks)
 
 
 def _origin(settings: CalibrateSettings, bundle: Bundle, sessions: int) -> str:

@@ -18,10 +18,11 @@ from calibrate.curves import (
     most_shared_score,
     rate_interval,
 )
-from calibrate.kinds import is_collapsed
+from calibrate.kinds import is_collapsed, scores_of
 from calibrate.sessions import by_kind
 from loggpt_stream.errors import UserError
 from loggpt_stream.model.book import EMPTY
+from loggpt_stream.model.statistics import FROM_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,8 +133,11 @@ def _evaluate(
     contents = [each.content for each in known]
     metrics = detection_metrics(scores_N, truth_N, calibration.threshold, groups_N, seed=seed)
     flagged = np.flatnonzero(scores_N > calibration.threshold)
-    shared = most_shared_score(scores_N, contents)
-    shared_flagged = most_shared_score(scores_N[flagged], [contents[i] for i in flagged]) if flagged.size else None
+    # The model has to tell sessions apart by itself: what the book of lines adds would hide that it does not.
+    of_model = {name: scale for name, scale in calibration.scales.items() if name in FROM_MODEL} or calibration.scales
+    said_N = scores_of(known, of_model)
+    shared = most_shared_score(said_N, contents)
+    shared_flagged = most_shared_score(said_N[flagged], [contents[i] for i in flagged]) if flagged.size else None
     observed_interval = rate_interval(metrics.fp, metrics.fp + metrics.tn)
     return KindEvaluation(
         kind=kind,

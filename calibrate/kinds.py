@@ -20,7 +20,7 @@ from calibrate.threshold import (
 )
 from loggpt_stream.errors import UserError
 from loggpt_stream.model.calibration import Calibration, KindCalibration
-from loggpt_stream.model.statistics import COMBINATIONS, COMBINED, STATISTICS, combine, fit_scales
+from loggpt_stream.model.statistics import COMBINATIONS, COMBINED, MODEL, STATISTICS, combine, fit_scales
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -138,14 +138,20 @@ def calibrate_kinds(scored: Sequence[ScoredSession], wishes: Wishes, *, labelled
     return Outcome(found, unjudged)
 
 
-def refuse_one_score(kind: str, members: Sequence[ScoredSession], scores_N: np.ndarray) -> None:
-    """Raise `UserError` where different sessions have the same score: no threshold on it would mean anything."""
+def refuse_one_score(
+    kind: str, members: Sequence[ScoredSession], all_scales: Mapping[str, Mapping[str, Scale]]
+) -> None:
+    """Raise `UserError` where different sessions have the same score: no threshold on it would mean anything.
+
+    The model has to tell them apart by itself: what the book of lines adds would hide that it learned nothing.
+    """
+    scores_N = scores_of(members, all_scales[MODEL])
     shared = most_shared_score(scores_N, [each.content for each in members])
     if is_collapsed(shared):
         one, other = (members[i].session for i in shared.examples)
         raise UserError(
             f"{kind}: {shared.sharing} of {shared.distinct} sessions that read differently have the same "
-            f"{COMBINED} score, {shared.score:.6g} nats (for example {one.key} with {len(one.lines)} lines and "
+            f"{MODEL} score, {shared.score:.6g} nats (for example {one.key} with {len(one.lines)} lines and "
             f"{other.key} with {len(other.lines)}). The model does not see what differs between them, so no threshold "
             "is written. Train again: with more sessions, until the validation loss no longer falls, or with a longer "
             "--tokenizer.max-line-tokens if sessions differ only late in long lines. Or leave this kind out by --kinds."
@@ -162,7 +168,9 @@ def is_collapsed(shared: SharedScore) -> bool:
 def candidates(statistics: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
     """Return what a session may be judged by: combinations and single statistics, of those that were computed."""
     combined = {name: tuple(each for each in of if each in statistics) for name, of in COMBINATIONS.items()}
-    return combined | {name: (name,) for name in STATISTICS if name in statistics}
+    return {name: of for name, of in combined.items() if of} | {
+        name: (name,) for name in STATISTICS if name in statistics
+    }
 
 
 def scores_of(members: Sequence[ScoredSession], scales: Mapping[str, Scale]) -> np.ndarray:
@@ -214,7 +222,7 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
     truth_N = np.array([each.truth for each in known], dtype=bool)
     normal = [each for each in known if not each.truth]
     all_scales = candidate_scales(normal)
-    refuse_one_score(kind, known, scores_of(known, all_scales[COMBINED]))
+    refuse_one_score(kind, known, all_scales)
     figures = _figures(known, truth_N, all_scales)
     combination = _choose(figures)
     scales = all_scales[combination]
@@ -258,7 +266,7 @@ def _without_labels(
     all_scales = candidate_scales(taken)
     scales = all_scales[COMBINED]
     scores_N = scores_of(taken, scales)
-    refuse_one_score(kind, taken, scores_N)
+    refuse_one_score(kind, taken, all_scales)
     if len(taken) <= _LEFT_OUT_MOST:
         scores_N = left_out_scores([each.statistics for each in taken], list(scales))
     asked = DEFAULT_FALSE_ALARM_RATE if wishes.false_alarm_rate is None else wishes.false_alarm_rate

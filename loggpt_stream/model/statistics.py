@@ -24,8 +24,8 @@ TOP_K: Final = 5
 # all alike, a hair's difference is no surprise yet.
 LEAST_SPREAD: Final = 0.2
 
-# What a count or a time adds above this counts by its logarithm: a burst of a hundred lines never seen, which some normal
-# sessions have, shall not outweigh all that the model says. (Losses are clipped line by line.)
+# What a count or a time adds above this counts by its logarithm: a burst of a hundred lines never seen, which some
+# normal sessions have, shall not outweigh all that the model says. (Losses are clipped line by line.)
 CAP_NATS: Final = 10.0
 
 # What the language model says, and what needs none.
@@ -41,11 +41,12 @@ FROM_LINES: Final = ("absent_lines", "unseen_lines", "untimely_line")
 STATISTICS: Final = (*FROM_MODEL, *FROM_LINES)
 
 COMBINED: Final = "everything"
+MODEL: Final = "language_model"
 # Named combinations that calibration chooses from, the default first. Chosen by measurement on validation sessions:
 # docs/technical-report.md.
 COMBINATIONS: Final[dict[str, tuple[str, ...]]] = {
     COMBINED: ("mean_line_loss", "digest_loss", "digest_end_loss", *FROM_LINES),
-    "language_model": ("mean_line_loss", "digest_loss", "digest_end_loss"),
+    MODEL: ("mean_line_loss", "digest_loss", "digest_end_loss"),
     "lines": FROM_LINES,
 }
 

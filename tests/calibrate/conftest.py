@@ -22,8 +22,9 @@ from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.bundle import Meaning, save_bundle
 from loggpt_stream.model.gpt import ModelShape, new_model
 from loggpt_stream.model.losses import token_losses
-from loggpt_stream.model.sequence import NOBODY, windows
+from loggpt_stream.model.sequence import NOBODY, Passes, windows
 from loggpt_stream.model.tokenizer import LineTokenizer, train_tokenizer
+from trainer.material import count_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,14 +120,21 @@ def fitted_tokenizer(recording: Recording) -> LineTokenizer:
 
 
 def learn(model: GPT2LMHeadModel, tokenizer: LineTokenizer, sessions: list[Session]) -> None:
-    cut = [w for s in sessions for w in windows(s.kind, s.texts, tokenizer, SHAPE.context_tokens)]
+    books = count_lines(sessions)
+    cut = [
+        window
+        for each in sessions
+        for window in windows(
+            each.kind, each.texts, tokenizer, SHAPE.context_tokens, passes=Passes(), book=books[each.kind]
+        )
+    ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     order = torch.randperm(len(cut), generator=torch.Generator().manual_seed(1)).tolist()
     model.train()
     for step in range(STEPS):
         batch = [cut[order[(step * 8 + i) % len(cut)]] for i in range(8)]
         longest = max(len(window.ids_T) for window in batch)
-        ids_BT = torch.tensor([w.ids_T + [tokenizer.pad_id] * (longest - len(w.ids_T)) for w in batch])
+        ids_BT = torch.tensor([[*w.ids_T, *[tokenizer.pad_id] * (longest - len(w.ids_T))] for w in batch])
         mine_BT = torch.tensor([[x != NOBODY for x in w.line_T] + [False] * (longest - len(w.line_T)) for w in batch])
         loss = token_losses(model(ids_BT).logits, ids_BT)[mine_BT].mean()
         optimizer.zero_grad()
@@ -141,6 +149,7 @@ def save(path: Path, model: GPT2LMHeadModel, tokenizer: LineTokenizer, recording
         model=model,
         tokenizer=tokenizer.tokenizer,
         meaning=Meaning(DEFAULT_RULES, RULES, LINE_TOKENS),
+        books=count_lines(recording.learned),
         training={"seed": 42},
         used_sessions={role: np.array([each.fingerprint() for each in these]) for role, these in used.items()},
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +15,11 @@ import orjson
 import pytest
 
 from calibrate.cli import CalibrateSettings, EvaluateSettings, main
+from loggpt_stream.history.corpus import read_corpus
 from loggpt_stream.history.labels import read_labels
 from loggpt_stream.model.bundle import load_bundle, save_calibrated
-from loggpt_stream.model.calibration import Calibration, KindCalibration
-from loggpt_stream.model.statistics import COMBINED, STATISTICS
+from loggpt_stream.model.calibration import Calibration, Judge, KindCalibration
+from loggpt_stream.model.statistics import COMBINATIONS, COMBINED, STATISTICS, Scale
 from loggpt_stream.settings import load
 from tests.calibrate.conftest import LABELS, NOVA34
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 REPO = Path(__file__).parent.parent.parent
 VAL = ["--labels", LABELS, "--select", "split=val"]
 TEST = ["--labels", LABELS, "--select", "split=test"]
+ALL_NORMAL = ["--contamination", "0"]
 PLAIN_FIGURES = {"loss_distribution.png", "roc_curve.png", "precision_recall_curve.png"}
 
 
@@ -77,17 +81,18 @@ def test_labels_give_a_calibrated_bundle_and_a_whole_report(
     assert {file.name for file in report.iterdir()} == PLAIN_FIGURES | texts
     for name in PLAIN_FIGURES:
         assert min(png_size(report / name)) > 400
-    assert f"instance {kind.threshold!r} {kind.statistic} labels_f1" in (report / "optimal_threshold.txt").read_text()
+    assert f"instance {kind.threshold!r} {kind.combination} labels_f1" in (report / "optimal_threshold.txt").read_text()
 
 
 def test_the_report_tells_an_operator_what_was_done_and_what_to_expect(calibrated: Path, recording: Recording) -> None:
     text = (report_of(calibrated) / "calibration_report.md").read_text()
     assert "**Scored:** 92 sessions" in text
-    assert f"{sum(session.late for session in recording.sessions)} late fragments" in text
+    left_out = {int(number) for number in re.findall(r"(\d+) (?:cut off|not selected|late)", text)}
+    assert sum(left_out) == len(recording.sessions) - 92
     assert "highest F1" in text
     assert "sessions a day" in text
     assert "extrapolated from" in text
-    for statistic in (COMBINED, *STATISTICS):
+    for statistic in {*COMBINATIONS, *STATISTICS} - {"end_loss"}:  # without a tail pass there is no end loss
         assert statistic in text
     assert text.count("Most surprising line") == 5
     # The raw line, as an operator would search for it: with its own time, request id and instance.
@@ -126,7 +131,7 @@ def test_held_out_uses_exactly_the_sessions_that_the_trainer_held_out(
     stale = report_of(bundle) / "roc_curve.png"
     stale.parent.mkdir()
     stale.write_bytes(b"of an earlier calibration, with labels")
-    assert main(["--bundle", str(bundle), "--held-out", "--false-alarm-rate", "0.05", NOVA34]) == 0
+    assert main(["--bundle", str(bundle), "--held-out", *ALL_NORMAL, "--false-alarm-rate", "0.05", NOVA34]) == 0
     printed = capsys.readouterr().out
     assert "held out" in printed
     assert "never learned from them" in printed
@@ -137,7 +142,7 @@ def test_held_out_uses_exactly_the_sessions_that_the_trainer_held_out(
     assert set(after.used_sessions["calibration"].tolist()) == expected
     for kind in after.calibration.kinds.values():
         assert kind.basis == "conformal"
-        assert kind.statistic == COMBINED
+        assert kind.combination == COMBINED
         above = sum(score > kind.threshold for score in kind.normal_scores)
         assert above / len(kind.normal_scores) <= 0.05
         assert kind.false_alarm_rate <= 0.05
@@ -151,13 +156,45 @@ def test_held_out_uses_exactly_the_sessions_that_the_trainer_held_out(
 
 
 def test_a_rate_finer_than_the_sessions_support_is_told(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--bundle", str(bundle), "--held-out", "--kinds", "instance", NOVA34]) == 0
-    said = "92 sessions support no finer rate than 1/(92+1) = 0.01075; asked 0.01"
+    assert main(["--bundle", str(bundle), "--held-out", *ALL_NORMAL, "--kinds", "instance", NOVA34]) == 0
+    said = "92 sessions guarantee no finer rate than 1/(92+1) = 0.01075; asked 0.01"
     assert said in capsys.readouterr().out
     assert said in (report_of(bundle) / "calibration_report.md").read_text()
     calibration = load_bundle(bundle).calibration
     assert calibration is not None
-    assert calibration.kinds["instance"].false_alarm_rate == 1 / 93
+    assert calibration.kinds["instance"].basis == "tail_model"
+    assert calibration.kinds["instance"].false_alarm_rate == 0.01
+
+
+def test_history_that_nobody_labelled_is_not_taken_as_all_normal(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A fifth of what the trainer held out here are failures.
+    flags = ["--bundle", str(bundle), "--held-out", "--kinds", "instance", "--false-alarm-rate", "0.05", NOVA34]
+    assert main([*flags, *ALL_NORMAL]) == 0
+    naive = load_bundle(bundle).calibration
+    assert main([*flags, "--contamination", "0.2"]) == 0
+    robust = load_bundle(bundle).calibration
+    assert "the highest 20% counting only as high" in capsys.readouterr().out
+    assert naive is not None
+    assert robust is not None
+    assert robust.kinds["instance"].basis == "robust_tail"
+    assert robust.kinds["instance"].threshold < naive.kinds["instance"].threshold
+
+
+def test_a_rate_may_be_asked_for_in_alerts_a_day(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # 459 instances and the requests beside them in 28 minutes are some 50,000 sessions a day.
+    assert main(["--bundle", str(bundle), "--held-out", "--alerts-per-day", "2500", NOVA34]) == 0
+    calibration = load_bundle(bundle).calibration
+    assert calibration is not None
+    rates = {kind.false_alarm_rate for kind in calibration.kinds.values()}
+    assert len(rates) == 1
+    assert 0.02 < rates.pop() < 0.1
+    assert main(["--bundle", str(bundle), "--held-out", "--alerts-per-day", "1e6", NOVA34]) == 2
+    assert "Ask for fewer" in capsys.readouterr().err
+    flags = ["--alerts-per-day", "5", "--false-alarm-rate", "0.1"]
+    assert main(["--bundle", str(bundle), "--held-out", *flags, NOVA34]) == 2
+    assert "give one of them" in capsys.readouterr().err
 
 
 def test_sessions_of_training_are_refused_and_the_bundle_stays_as_it_was(
@@ -201,21 +238,26 @@ def test_a_model_that_gives_every_session_one_score_gets_no_threshold(
     flags = ["--bundle", str(blind), "--out", str(tmp_path / "out")]
     assert main([*flags, "--held-out", NOVA34]) == 2
     error = capsys.readouterr().err
-    assert "have the same combined score" in error
+    assert "have the same language_model score" in error
     assert "nats (for example" in error
     assert not (tmp_path / "out").exists()
 
 
-def test_evaluation_measures_what_the_verdicts_say(evaluated: Path, calibrated: Path, recording: Recording) -> None:
+def test_evaluation_measures_what_the_verdicts_say(
+    evaluated: Path, calibrated: Path, recording: Recording, log_of_test: str
+) -> None:
     values = orjson.loads((evaluated / "evaluation.json").read_bytes())
     metrics = values["kinds"]["instance"]["metrics"]
     bundle = load_bundle(calibrated)
     assert bundle.calibration is not None
     from loggpt_stream.model.gpt import choose_device  # noqa: PLC0415 - shows what it is computed with
 
-    sessions = [each for each in recording.split("test") if not each.late]
+    keys = {each.key for each in recording.split("test") if not each.late}
+    corpus = read_corpus([log_of_test], bundle.meaning.session_rules, bundle.meaning.mask_rules)
+    sessions = [each for each in corpus.sessions if each.key in keys and each.kind == "instance" and not each.late]
     scores = bundle.scorer(choose_device("cpu")).score(sessions)
-    verdicts = [bundle.calibration.judge("instance", score.statistics).anomalous for score in scores]
+    judge = Judge(bundle.calibration)
+    verdicts = [judge.judge("instance", score.statistics).anomalous for score in scores]
     truth = [bool(recording.labels.anomalous(each, "failed")) for each in sessions]
     pairs = list(zip(verdicts, truth, strict=True))
     assert metrics["tp"] == pairs.count((True, True))
@@ -260,7 +302,9 @@ def test_a_matrix_without_true_negatives_is_told_loudly(
     good = load_bundle(calibrated)
     assert good.calibration is not None
     kind = good.calibration.kinds["instance"]
-    flag_all = KindCalibration(kind.statistic, -1.0, kind.basis, kind.false_alarm_rate, kind.scales, kind.normal_scores)
+    flag_all = KindCalibration(
+        kind.combination, -1.0, kind.basis, kind.false_alarm_rate, kind.scales, kind.normal_scores
+    )
     bad = tmp_path / "bad"
     save_calibrated(
         good,
@@ -284,9 +328,12 @@ def test_evaluation_tells_that_many_sessions_share_one_score(
     good = load_bundle(calibrated).calibration
     assert good is not None
     bad = tmp_path / "bad"
-    save_calibrated(
-        load_bundle(blind, calibrated=False), bad, calibration=good, calibration_sessions=np.array([1], dtype=np.int64)
-    )
+    # By the loss of one token, which a model that has learned nothing finds as likely as any other.
+    kind = good.kinds["instance"]
+    of_one_token = {"digest_end_loss": Scale(0.0, 0.0, 1.0)}
+    blindly = Calibration({"instance": replace(kind, combination="digest_end_loss", scales=of_one_token)})
+    prints = np.array([1], dtype=np.int64)
+    save_calibrated(load_bundle(blind, calibrated=False), bad, calibration=blindly, calibration_sessions=prints)
     assert main(["evaluate", "--bundle", str(bad), *TEST, log_of_test]) == 0
     assert "ONE SCORE" in capsys.readouterr().out
 

@@ -11,10 +11,21 @@ from calibrate.kinds import Wishes, calibrate_kinds
 from calibrate.sessions import ScoredSession
 from loggpt_stream.errors import UserError
 from loggpt_stream.lines.session import Line, Session
-from loggpt_stream.model.statistics import COMBINED, session_statistics
+from loggpt_stream.model.statistics import COMBINED, clipped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+def statistics(losses: Sequence[float], end: float) -> dict[str, float]:
+    """Return statistics as scoring would name them, the end standing for the digest's and for what is absent."""
+    losses_L = np.array(losses)
+    return {
+        "mean_line_loss": float(clipped(losses_L).mean()),
+        "max_line_loss": float(losses_L.max()),
+        "digest_loss": float(np.sort(clipped(losses_L))[-5:].mean()),
+        "digest_end_loss": end,
+    }
 
 
 def scored(
@@ -25,11 +36,13 @@ def scored(
     *,
     kind: str = "instance",
     content: str | None = None,
+    lines: float | None = None,
 ) -> ScoredSession:
     line = Line(float(number), number, f"INFO nova {number}", "", "raw")
     session = Session(f"key-{number}", kind, float(number), float(number), number, lines=[line])
     name = (content or f"content {number}").encode()
-    return ScoredSession(session, session_statistics(np.array(losses), end), truth, 0, max(losses), name)
+    more = {} if lines is None else {"absent_lines": lines}
+    return ScoredSession(session, statistics(losses, end) | more, truth, 0, max(losses), name)
 
 
 def population(
@@ -60,7 +73,8 @@ def test_the_promised_rate_holds_for_few_sessions_under_scales_fitted_to_them(se
     seen = []
     promised = 0.0
     for _ in range(150):
-        (kind,) = calibrate_kinds(draw(sessions), Wishes(false_alarm_rate=0.1), labelled=False).kinds
+        wishes = Wishes(false_alarm_rate=0.1, contamination=0.0)
+        (kind,) = calibrate_kinds(draw(sessions), wishes, labelled=False).kinds
         later = [kind.calibration.score(each.statistics) for each in draw(40)]
         seen.append(float(np.mean(np.array(later) > kind.calibration.threshold)))
         promised = kind.calibration.false_alarm_rate
@@ -71,39 +85,60 @@ def test_the_promised_rate_holds_for_few_sessions_under_scales_fitted_to_them(se
 def test_labels_give_the_threshold_with_the_highest_f1_and_the_observed_rate() -> None:
     (kind,) = calibrate_kinds(population(), Wishes(), labelled=True).kinds
     assert kind.calibration.basis == "labels_f1"
-    assert kind.calibration.statistic == COMBINED
+    assert kind.calibration.combination == COMBINED
     assert kind.calibration.anomalous_sessions == 20
     assert len(kind.calibration.normal_scores) == 60
     above = sum(score > kind.calibration.threshold for score in kind.calibration.normal_scores)
     assert kind.calibration.false_alarm_rate == (1 + above) / 61
-    assert {each.name for each in kind.figures} > {COMBINED, "end_loss"}
+    assert {each.name for each in kind.figures} > {COMBINED, "language_model", "digest_end_loss"}
 
 
-def test_another_statistic_decides_only_where_it_is_clearly_better() -> None:
-    # Only the end tells, and by little: in the combination the other statistics' noise drowns it.
+def test_another_combination_decides_only_where_it_is_clearly_better() -> None:
+    # Only what is absent tells, and by little: in the whole the noise of the losses drowns it.
     generator = np.random.default_rng(4)
-    told = [
-        scored(i, generator.gamma(2.0, size=6).tolist(), float(generator.random()) * 0.5 + (i >= 60) * 0.5, i >= 60)
-        for i in range(80)
-    ]
-    (kind,) = calibrate_kinds(told, Wishes(), labelled=True).kinds
-    assert kind.calibration.statistic == "end_loss"
-    assert next(each for each in kind.figures if each.name == "end_loss").average_precision == 1.0
+
+    def draw(tells: bool) -> list[ScoredSession]:
+        return [
+            scored(
+                i,
+                generator.gamma(2.0, size=6).tolist(),
+                float(generator.gamma(1.0)),
+                i >= 60,
+                lines=float(generator.random()) * 0.5 + (i >= 60) * tells * 0.5,
+            )
+            for i in range(80)
+        ]
+
+    (kind,) = calibrate_kinds(draw(tells=True), Wishes(), labelled=True).kinds
+    assert kind.calibration.combination == "lines"
+    assert set(kind.calibration.scales) == {"absent_lines"}
+    assert next(each for each in kind.figures if each.name == "lines").average_precision == 1.0
 
 
-def test_a_statistic_that_many_sessions_share_cannot_decide() -> None:
-    # The maximum separates perfectly, but all normal sessions have the same one.
+def test_a_single_statistic_is_shown_and_never_chosen() -> None:
+    # The maximum alone separates perfectly; drowned by noise, no combination does.
     generator = np.random.default_rng(2)
     members = [
-        scored(
-            i, [9.0 if i < 60 else 9.5, *generator.gamma(2.0, size=6).tolist()], float(generator.gamma(1.0)), i >= 60
-        )
+        scored(i, [30.0 + i / 99 + (i >= 60) * 2, *generator.gamma(9.0, size=6)], float(generator.gamma(1.0)), i >= 60)
         for i in range(80)
     ]
     (kind,) = calibrate_kinds(members, Wishes(), labelled=True).kinds
     figures = {each.name: each for each in kind.figures}
     assert (figures["max_line_loss"].average_precision or 0) > (figures[COMBINED].average_precision or 0) + 0.01
-    assert kind.calibration.statistic != "max_line_loss"
+    assert kind.calibration.combination == COMBINED
+
+
+def test_a_combination_that_many_sessions_share_cannot_decide() -> None:
+    # What is absent separates perfectly, but all normal sessions lack the same.
+    generator = np.random.default_rng(2)
+    members = [
+        scored(i, generator.gamma(2.0, size=6).tolist(), float(generator.gamma(1.0)), i >= 60, lines=float(i >= 60))
+        for i in range(80)
+    ]
+    (kind,) = calibrate_kinds(members, Wishes(), labelled=True).kinds
+    figures = {each.name: each for each in kind.figures}
+    assert (figures["lines"].average_precision or 0) > (figures[COMBINED].average_precision or 0) + 0.01
+    assert kind.calibration.combination != "lines"
 
 
 def test_costs_decide_where_they_are_stated() -> None:
@@ -123,7 +158,7 @@ def test_a_kind_without_labels_is_not_judged_unless_a_rate_is_stated() -> None:
     outcome = calibrate_kinds(members, Wishes(false_alarm_rate=0.1), labelled=True)
     assert [each.kind for each in outcome.kinds] == ["instance", "request"]
     assert outcome.kinds[0].calibration.basis == "labels_f1"
-    assert outcome.kinds[1].calibration.basis == "conformal"
+    assert outcome.kinds[1].calibration.basis == "conformal"  # a rate of .1 is what the sample bears, failures or not
 
 
 def test_a_kind_with_labels_of_one_class_is_not_judged() -> None:
@@ -135,23 +170,41 @@ def test_a_kind_with_labels_of_one_class_is_not_judged() -> None:
 def test_sessions_labelled_anomalous_never_enter_a_conformal_threshold() -> None:
     normal = population(normal=40, anomalous=0, known=False)
     bad = [scored(1000 + i, [500.0], 50.0, truth=True) for i in range(5)]
-    (kind,) = calibrate_kinds([*normal, *bad], Wishes(false_alarm_rate=0.05), labelled=True).kinds
+    wishes = Wishes(false_alarm_rate=0.05, contamination=0.0)
+    (kind,) = calibrate_kinds([*normal, *bad], wishes, labelled=True).kinds
     assert len(kind.calibration.normal_scores) == 40
     assert kind.calibration.basis == "conformal"
 
 
-def test_without_labels_the_stored_rate_is_the_one_supported_and_it_says_so() -> None:
-    (kind,) = calibrate_kinds(population(normal=50, anomalous=0, known=False), Wishes(), labelled=False).kinds
-    assert kind.calibration.false_alarm_rate == 1 / 51
-    highest = max(kind.calibration.normal_scores)
-    assert highest < kind.calibration.threshold < highest + 0.01
+def test_a_rate_finer_than_the_sample_supports_is_a_models_promise_and_that_is_said() -> None:
+    wishes = Wishes(contamination=0.0)
+    (kind,) = calibrate_kinds(population(normal=50, anomalous=0, known=False), wishes, labelled=False).kinds
+    assert kind.calibration.basis == "tail_model"
+    assert kind.calibration.false_alarm_rate == 0.01
+    assert kind.calibration.threshold > max(kind.calibration.normal_scores)
     assert any(
-        "50 sessions support no finer rate than 1/(50+1) = 0.01961; asked 0.01" in each for each in kind.warnings
+        "50 sessions guarantee no finer rate than 1/(50+1) = 0.01961; asked 0.01" in each for each in kind.warnings
     )
 
 
+@pytest.mark.parametrize("failures", [1, 3, 5])
+def test_failures_among_unlabelled_sessions_neither_hide_themselves_nor_raise_the_threshold_much(failures: int) -> None:
+    normal = population(normal=60, anomalous=0, known=False)
+    failed = [scored(500 + i, [40.0 + i] * 12, 12.0 + i, None) for i in range(failures)]
+    wishes = Wishes(false_alarm_rate=0.02)
+    (clean,) = calibrate_kinds(normal, wishes, labelled=False).kinds
+    (kind,) = calibrate_kinds([*normal, *failed], wishes, labelled=False).kinds
+    assert kind.calibration.basis == "robust_tail"
+    assert kind.calibration.threshold < 2 * clean.calibration.threshold
+    assert (kind.scores_N[60:] > kind.calibration.threshold).all()
+    (naive,) = calibrate_kinds([*normal, *failed], Wishes(0.02, contamination=0.0), labelled=False).kinds
+    assert naive.calibration.threshold > kind.calibration.threshold
+    warned = any("If they are failures" in warning for warning in kind.warnings)
+    assert warned == (failures > 1)
+
+
 def test_a_rate_that_is_supported_is_not_warned_of() -> None:
-    wishes = Wishes(false_alarm_rate=0.1)
+    wishes = Wishes(false_alarm_rate=0.1, contamination=0.0)
     (kind,) = calibrate_kinds(population(normal=59, anomalous=0, known=False), wishes, labelled=False).kinds
     assert kind.calibration.false_alarm_rate == pytest.approx(0.1)
     assert kind.warnings == []
