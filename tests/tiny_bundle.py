@@ -11,18 +11,22 @@ import torch
 
 from loggpt_stream.history.corpus import Corpus, read_corpus
 from loggpt_stream.lines.masks import DEFAULT_RULES
-from loggpt_stream.lines.rules import SessionRules
+from loggpt_stream.lines.rules import KINDS, SessionRules
+from loggpt_stream.model.book import LineBook
 from loggpt_stream.model.bundle import Bundle, Meaning, save_bundle, save_calibrated
 from loggpt_stream.model.calibration import Calibration, KindCalibration
 from loggpt_stream.model.gpt import ModelShape, new_model
 from loggpt_stream.model.losses import token_losses
 from loggpt_stream.model.scoring import Scorer
 from loggpt_stream.model.sequence import NOBODY, windows
-from loggpt_stream.model.statistics import COMBINED, combine, fit_scales
+from loggpt_stream.model.statistics import COMBINATIONS, COMBINED, combine, fit_scales
 from loggpt_stream.model.tokenizer import LineTokenizer, train_tokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from loggpt_stream.lines.session import Session
 
 NOVA34 = str(files("loggpt_stream") / "data" / "nova34" / "nova34.log.xz")
 RULES = SessionRules(idle_gap_s=60.0)
@@ -41,6 +45,11 @@ def untrained_parts(sessions: int = 60) -> tuple[LineTokenizer, Meaning]:
     return LineTokenizer(tokenizer, max_line_tokens=16), Meaning(DEFAULT_RULES, RULES, 16)
 
 
+def books_of(sessions: Sequence[Session]) -> dict[str, LineBook]:
+    """Return the book of each kind, an empty one where there is no session of it."""
+    return {kind: LineBook.of([session for session in sessions if session.kind == kind]) for kind in KINDS}
+
+
 def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1) -> Bundle:
     """Write a calibrated tiny bundle; about `alert_share` of sessions are above its thresholds (1.0: all of them)."""
     torch.manual_seed(42)
@@ -48,7 +57,19 @@ def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1) -> Bun
     shape = ModelShape(layers=1, width=32, heads=2, context_tokens=128)
     model = new_model(shape, vocabulary_size=tokenizer.vocabulary_size, end_id=tokenizer.end_id)
     learned = nova34().sessions[:60]
-    cut = [w for s in learned for w in windows(s.kind, s.texts, tokenizer, shape.context_tokens) if len(w.ids_T) > 1]
+    books = books_of(learned)
+    cut = [
+        window
+        for session in learned
+        for window in windows(
+            session.kind,
+            session.texts,
+            tokenizer,
+            shape.context_tokens,
+            passes=meaning.passes,
+            book=books[session.kind],
+        )
+    ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model.train()
     for step in range(steps):
@@ -64,15 +85,16 @@ def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1) -> Bun
         model=model,
         tokenizer=tokenizer.tokenizer,
         meaning=meaning,
+        books=books,
         training={"seed": 42},
         used_sessions={"train": np.array([session.fingerprint() for session in learned])},
     )
     held_out = [session for session in nova34().sessions[60:160] if not session.late]
-    scores = Scorer(model, tokenizer, torch.device("cpu")).score(held_out)
+    scores = Scorer(model, tokenizer, torch.device("cpu"), books=books, passes=meaning.passes).score(held_out)
     kinds = {}
     for kind in {session.kind for session in held_out}:
         statistics = [score.statistics for session, score in zip(held_out, scores, strict=True) if session.kind == kind]
-        scales = fit_scales(statistics)
+        scales = fit_scales(statistics, COMBINATIONS[COMBINED])
         normal = sorted(combine(each, scales) for each in statistics)
         threshold = -1.0 if alert_share >= 1 else float(np.quantile(normal, 1 - alert_share))
         kinds[kind] = KindCalibration(COMBINED, threshold, "conformal", alert_share, scales, tuple(normal))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +14,18 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from loggpt_stream.errors import BundleError
+from loggpt_stream.model.book import KnownLine, LineBook
 from loggpt_stream.model.bundle import MANIFEST, load_bundle, save_bundle, save_calibrated
 from loggpt_stream.model.calibration import Calibration, KindCalibration
 from loggpt_stream.model.gpt import ModelShape, new_model
+from loggpt_stream.model.sequence import Passes
 from loggpt_stream.model.statistics import Scale
-from tests.tiny_bundle import nova34, tiny_bundle, untrained_parts
+from tests.tiny_bundle import books_of, nova34, tiny_bundle, untrained_parts
 
 if TYPE_CHECKING:
     from loggpt_stream.model.bundle import Bundle
+
+DEFAULT_PASSES = Passes()
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +38,12 @@ def copy(made: Bundle, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made.path, tmp_path / "copy"))
 
 
-def uncalibrated(path: Path, seed: int = 1) -> Bundle:
+def uncalibrated(
+    path: Path, seed: int = 1, *, passes: Passes = DEFAULT_PASSES, books: dict[str, LineBook] | None = None
+) -> Bundle:
     torch.manual_seed(seed)
     tokenizer, meaning = untrained_parts(10)
+    meaning = replace(meaning, passes=passes)
     model = new_model(
         ModelShape(layers=1, width=16, heads=1, context_tokens=32),
         vocabulary_size=tokenizer.vocabulary_size,
@@ -43,7 +51,13 @@ def uncalibrated(path: Path, seed: int = 1) -> Bundle:
     )
     used = {"train": np.array([3, 1, 2])}
     return save_bundle(
-        path, model=model, tokenizer=tokenizer.tokenizer, meaning=meaning, training={"seed": seed}, used_sessions=used
+        path,
+        model=model,
+        tokenizer=tokenizer.tokenizer,
+        meaning=meaning,
+        books=books_of(nova34().sessions[:10]) if books is None else books,
+        training={"seed": seed},
+        used_sessions=used,
     )
 
 
@@ -197,6 +211,33 @@ def test_masks_and_session_rules_come_back_as_they_were(made: Bundle) -> None:
     assert loaded.training == {"seed": 42}
 
 
+def test_passes_come_back_as_they_were_and_are_part_of_the_models_meaning(tmp_path: Path) -> None:
+    passes = Passes(block_lines=3, tail_lines=5, digest=False, hygiene=False, separator=True)
+    other, usual = uncalibrated(tmp_path / "other", passes=passes), uncalibrated(tmp_path / "usual")
+    assert load_bundle(other.path, calibrated=False).meaning.passes == passes
+    assert other.scorer(torch.device("cpu")).passes == passes
+    assert other.model_fingerprint != usual.model_fingerprint
+
+
+def test_books_come_back_as_they_were_and_are_part_of_the_models_meaning(tmp_path: Path) -> None:
+    books = books_of(nova34().sessions[:40])
+    bundle = uncalibrated(tmp_path / "bundle", books=books)
+    assert bundle.books() == books
+    assert any(known.first_s is not None for known in books["instance"].lines.values())
+    for kind, book in bundle.books().items():
+        assert list(book.lines) == list(books[kind].lines)  # in their order: absent lines are told by it
+    assert bundle.scorer(torch.device("cpu")).books == books
+    assert bundle.model_fingerprint != uncalibrated(tmp_path / "other").model_fingerprint
+
+
+@pytest.mark.parametrize(
+    "text", ["\ud800 high", "low \udfff", "\udc80\ud800", "nul \0", "\x1b[31m", "\u2028", "", '"\\']
+)
+def test_a_line_of_odd_characters_comes_back_as_it_was(tmp_path: Path, text: str) -> None:
+    books = {"request": LineBook(2, {text: KnownLine(1, 0.5, 0.3)})}
+    assert uncalibrated(tmp_path / "bundle", books=books).books() == books
+
+
 def test_every_file_of_a_bundle_can_be_read_by_the_daemons_user(made: Bundle) -> None:
     assert {oct(file.stat().st_mode & 0o777) for file in made.path.iterdir()} == {"0o644"}
     assert made.path.stat().st_mode & 0o777 == 0o755
@@ -210,11 +251,18 @@ def test_weights_come_back_exactly_and_score_the_same(made: Bundle) -> None:
 
 
 def test_verdicts() -> None:
-    kind = KindCalibration("end_loss", 2.0, "labels_f1", 0.1, {}, (0.5, 1.0, 1.5), 3)
+    scale = Scale(0.0, 0.5, 0.4)
+    normal = tuple(scale.surprise(end_loss) for end_loss in (0.5, 1.0, 1.5))
+    kind = KindCalibration("end", scale.surprise(2.0), "labels_f1", 0.1, {"end_loss": scale}, normal, 3)
     calibration = Calibration({"instance": kind})
-    above = calibration.judge("instance", {"end_loss": 2.1})
+    above = calibration.judge("instance", {"end_loss": 2.1, "max_line_loss": 99.0})
     assert above.anomalous
     assert above.p_value == 1 / 4
+    assert (above.combination, above.score, above.threshold) == ("end", scale.surprise(2.1), scale.surprise(2.0))
+    # What has no scale does not decide.
+    assert above.surprises == {"end_loss": scale.surprise(2.1)}
+    assert calibration.uses("end_loss")
+    assert not calibration.uses("max_line_loss")
     at = calibration.judge("instance", {"end_loss": 2.0})
     assert not at.anomalous
     assert calibration.judge("instance", {"end_loss": 1.0}).p_value == 3 / 4
@@ -224,3 +272,25 @@ def test_verdicts() -> None:
     assert calibration.judge("request", {"end_loss": 9.0}).unjudged == "kind_not_calibrated"
     assert Calibration.from_json(calibration.to_json()) == calibration
     assert calibration.id != Calibration({}).id
+
+
+def test_a_score_is_the_sum_of_the_surprises_of_its_statistics() -> None:
+    scales = {"end_loss": Scale(0.0, 0.5, 0.4), "absent_lines": Scale(0.0, 1.0, 0.3)}
+    kind = KindCalibration("two", 3.0, "robust_tail", 0.1, scales, (0.5, 1.0))
+    verdict = Calibration({"instance": kind}).judge("instance", {"end_loss": 2.0, "absent_lines": 7.0})
+    assert verdict.surprises == {
+        "end_loss": scales["end_loss"].surprise(2.0),
+        "absent_lines": scales["absent_lines"].surprise(7.0),
+    }
+    assert verdict.score == pytest.approx(sum(verdict.surprises.values()))
+
+
+def test_ranks_are_computed_where_the_calibration_judges_by_them(tmp_path: Path) -> None:
+    bundle = uncalibrated(tmp_path / "bundle")
+    assert not bundle.scorer(torch.device("cpu")).ranks
+    assert bundle.scorer(torch.device("cpu"), ranks=True).ranks
+    kind = KindCalibration("ranks", 2.0, "labels_f1", 0.1, {"top_k_misses": Scale(0.0, 1.0, 1.0)}, (0.5, 1.5))
+    done = save_calibrated(
+        bundle, tmp_path / "done", calibration=Calibration({"instance": kind}), calibration_sessions=np.array([9])
+    )
+    assert done.scorer(torch.device("cpu")).ranks

@@ -51,7 +51,7 @@ def test_sizes_are_bounds() -> None:
     assert TOKENIZER.vocabulary_size <= 800
     tight = train_tokenizer(LINES, vocabulary_size=300, piece_vocabulary_size=300)
     assert tight.get_vocab_size() <= 300
-    with pytest.raises(ValueError, match="need 263"):
+    with pytest.raises(ValueError, match="need 264"):
         train_tokenizer(LINES, vocabulary_size=200, piece_vocabulary_size=200)
 
 
