@@ -256,13 +256,14 @@ def test_what_is_remembered_is_bounded_and_the_longest_unused_is_forgotten(monke
     # More in one call than can be remembered: all is scored all the same.
     for a, b in zip(bounded.score(SESSIONS), SCORER.score(SESSIONS), strict=True):
         assert_equal(a, b)
-    used, *others = (Said("instance", [line]) for line in dict.fromkeys(LINES))
+    used, *others = (Said("instance", [line]) for line in dict.fromkeys(t for each in SESSIONS for t in each.texts))
     bounded.score([used])
-    kept = next(reversed(bounded._memo))
+    kept = {ids_T: bounded._memo[ids_T] for ids_T in list(bounded._memo)[-3:]}
     for other in others:
         bounded.score([other])
         bounded.score([used])
-        assert kept in bounded._memo
+    assert len(others) * 3 > 2 * len(bounded._memo)
+    assert all(bounded._memo[ids_T] is read for ids_T, read in kept.items())  # never read again
 
 
 def test_a_window_that_comes_twice_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,20 +283,25 @@ def test_ranks_are_given_only_where_they_are_asked_for() -> None:
     assert {**without.statistics, "top_k_misses": ranked.statistics["top_k_misses"]} == pytest.approx(ranked.statistics)
 
 
-def test_top_k_misses_is_the_share_of_lines_with_a_token_that_was_not_among_the_likeliest() -> None:
+@pytest.mark.parametrize("top_k", [TOP_K, 600])
+def test_top_k_misses_is_the_share_of_lines_with_a_token_that_was_not_among_the_likeliest(
+    top_k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The larger one, because the model is a bad guesser: so some lines miss by one token alone.
+    monkeypatch.setattr("loggpt_stream.model.scoring.TOP_K", top_k)
     ranking = scorer(ranks=True, passes=Passes(block_lines=8))
-    lines = [*LINES, STRANGE, STRANGE]
+    lines = [*LINES, *(f"{STRANGE} {'xyz' * n}" for n in range(8))]
     (score,) = ranking.score([Said("instance", lines)])
     missed = set()
     for window in ranking.prepare(Said("instance", lines)).windows:
         if window.part == "lines":
             with torch.inference_mode():
-                likeliest = ranking.model(torch.tensor([window.ids_T])).logits[0].topk(TOP_K).indices.tolist()
+                likeliest = ranking.model(torch.tensor([window.ids_T])).logits[0].topk(top_k).indices.tolist()
             missed |= {
                 whose for t, whose in enumerate(window.line_T) if whose >= 0 and window.ids_T[t] not in likeliest[t - 1]
             }
     assert score.statistics["top_k_misses"] == pytest.approx(len(missed) / len(lines))
-    assert missed
+    assert 0 < len(missed) <= len(lines)
 
 
 def test_the_kind_of_a_session_is_seen() -> None:
