@@ -28,14 +28,15 @@ SEPARATOR: Final = 1
 LINE: Final = 2
 END: Final = 3
 DIGEST_LINE: Final = 4
+DIGEST_END: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
     """Windows of one split, one after the other, all int64.
 
-    ids_N: token ids. role_N: GIVEN, SEPARATOR, LINE, END, DIGEST_LINE. starts_W: where each window starts, at last N.
-    learned_W, lines_W: learned tokens and lines of each window. count: [sessions].
+    ids_N: token ids. role_N: GIVEN, SEPARATOR, LINE, END, DIGEST_LINE, DIGEST_END. starts_W: where each window starts,
+    at last N. learned_W, lines_W: learned tokens and lines of each window. count: [sessions].
     """
 
     ids_N: Tensor
@@ -184,7 +185,7 @@ def _roles(window: Window) -> Iterator[int]:
     # The lines of a tail are context, learned elsewhere. Those of a digest are learned, but are no lines of the log.
     for place, whose in enumerate(window.line_T):
         if whose == END_OF_SESSION:
-            yield END
+            yield DIGEST_END if window.part == "digest" else END
         elif window.part == "tail" or place == 0 or (window.part == "digest" and place == 1):
             yield GIVEN
         elif whose >= 0:

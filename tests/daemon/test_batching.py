@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from loggpt_stream.daemon.batching import Closed, Waiting
+from loggpt_stream.model.scoring import Prepared
 from loggpt_stream.model.sequence import Window
 
 if TYPE_CHECKING:
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 def closed(tokens: int, name: int = 0) -> Closed:
     nothing: Any = None
-    return Closed(nothing, nothing, [Window([0] * tokens, [0] * tokens)], name, 0.0)
+    # In two windows: what counts is all of them.
+    cut = [Window("lines", (0,) * part, (0,) * part) for part in (tokens // 2, tokens - tokens // 2)]
+    return Closed(nothing, nothing, Prepared(cut, [], {}, None), name, 0.0)
 
 
 async def batches(sizes: Iterable[int], count: int, **limits: Any) -> list[list[int]]:

@@ -283,7 +283,7 @@ def test_ranks_are_given_only_where_they_are_asked_for() -> None:
     assert {**without.statistics, "top_k_misses": ranked.statistics["top_k_misses"]} == pytest.approx(ranked.statistics)
 
 
-@pytest.mark.parametrize("top_k", [TOP_K, 600])
+@pytest.mark.parametrize("top_k", [TOP_K, 400])
 def test_top_k_misses_is_the_share_of_lines_with_a_token_that_was_not_among_the_likeliest(
     top_k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,10 +11,11 @@ import torch
 from loggpt_stream.errors import UserError
 from loggpt_stream.model.gpt import new_model
 from loggpt_stream.model.scoring import Scorer
+from tests.trainer.conftest import USUAL, cutter
 from trainer.checkpoint import load_state, weights_of
 from trainer.curve import EpochLosses, best_epoch, is_over
 from trainer.learn import Run, _learning_rate, _shuffled, learn, seed_all, validate
-from trainer.material import Material, fit_tokenizer, make_material
+from trainer.material import GIVEN, Material, count_lines, fit_tokenizer, make_material
 from trainer.progress import Progress
 from trainer.settings import ModelSettings, TokenizerSettings, TrainingSettings
 from trainer.world import World
@@ -40,7 +41,7 @@ def tokenizer(sessions: list[Session]) -> LineTokenizer:
 
 @pytest.fixture(scope="module")
 def material(sessions: list[Session], tokenizer: LineTokenizer) -> Material:
-    return make_material(sessions[:40], sessions[40:60], tokenizer, 128)
+    return make_material(sessions[:40], sessions[40:60], tokenizer, cutter(count_lines(sessions[:40]), tokenizer))
 
 
 def tiny(material: Material, dropout: float = 0.1) -> GPT2LMHeadModel:
@@ -88,10 +89,10 @@ def test_the_learning_rate_warms_up_and_then_falls_to_a_tenth() -> None:
 def test_training_learns(material: Material, tmp_path: Path) -> None:
     model = tiny(material)
     before, _, _ = validate(model, material.validation, material.pad_id, ALONE)
-    curve = learn(model, material, run(tmp_path), ALONE, QUIET)
+    curve = learn(model, material, run(tmp_path, epochs=6), ALONE, QUIET)
     assert before == pytest.approx(math.log(material.vocabulary_size), rel=0.05)
     assert curve[-1].validation_loss < before - 0.5
-    assert [each.epoch for each in curve] == [1, 2, 3]
+    assert [each.epoch for each in curve] == [1, 2, 3, 4, 5, 6]
 
 
 def test_validation_is_the_loss_that_scoring_gives(
@@ -99,7 +100,8 @@ def test_validation_is_the_loss_that_scoring_gives(
 ) -> None:
     model = tiny(material)
     _, per_line, per_end = validate(model, material.validation, material.pad_id, ALONE)
-    scores = Scorer(model, tokenizer, torch.device("cpu")).score(sessions[40:60])
+    books = count_lines(sessions[:40])
+    scores = Scorer(model, tokenizer, torch.device("cpu"), books=books, passes=USUAL).score(sessions[40:60])
     lines = [loss for score in scores for loss in score.line_losses_L.tolist()]
     assert per_line == pytest.approx(sum(lines) / len(lines), rel=1e-5)
     assert per_end == pytest.approx(sum(score.end_loss for score in scores) / len(scores), rel=1e-5)
@@ -109,7 +111,7 @@ def test_it_stops_when_validation_no_longer_improves_and_keeps_the_best_weights(
     sessions: list[Session], tokenizer: LineTokenizer, tmp_path: Path
 ) -> None:
     # Six sessions, learned by heart at a high rate: what is held out soon gets worse.
-    few = make_material(sessions[:6], sessions[40:60], tokenizer, 128)
+    few = make_material(sessions[:6], sessions[40:60], tokenizer, cutter(count_lines(sessions[:6]), tokenizer))
     model = tiny(few, dropout=0.0)
     curve = learn(model, few, run(tmp_path, epochs=60, learning_rate=2e-2, batch_tokens=256, patience=3), ALONE, QUIET)
     best = best_epoch(curve)
@@ -148,7 +150,7 @@ def test_a_run_that_went_on_from_its_checkpoint_ends_as_one_that_was_never_cut_o
 def test_the_best_weights_survive_a_resume_after_worse_epochs(
     sessions: list[Session], tokenizer: LineTokenizer, tmp_path: Path
 ) -> None:
-    few = make_material(sessions[:6], sessions[40:60], tokenizer, 128)
+    few = make_material(sessions[:6], sessions[40:60], tokenizer, cutter(count_lines(sessions[:6]), tokenizer))
     plan = run(tmp_path, epochs=60, learning_rate=2e-2, batch_tokens=256)
     first = tiny(few)
     learn(first, few, plan, ALONE, QUIET)
@@ -222,6 +224,6 @@ def test_nothing_but_lines_separators_and_ends_is_in_the_loss(material: Material
     for window in range(packed.windows):
         ids_BT, role_BT = packed.rows([window], material.pad_id)
         logits_TV = model.train(mode=False)(ids_BT).logits[0, :-1].log_softmax(-1)
-        counted_T = role_BT[0, 1:] != 0
+        counted_T = role_BT[0, 1:] != GIVEN
         alone += (-logits_TV.gather(1, ids_BT[0, 1:, None])[:, 0])[counted_T].tolist()
     assert mine == pytest.approx(sum(alone) / len(alone), rel=1e-4)
