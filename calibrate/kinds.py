@@ -145,7 +145,7 @@ def refuse_one_score(kind: str, members: Sequence[ScoredSession], scores_N: np.n
         one, other = (members[i].session for i in shared.examples)
         raise UserError(
             f"{kind}: {shared.sharing} of {shared.distinct} sessions that read differently have the same "
-            f"{COMBINED} score, {shared.score:.6g} nats (for example {one.key} with {len(one.lines)} lines and "
+            f"combined score, {shared.score:.6g} nats (for example {one.key} with {len(one.lines)} lines and "
             f"{other.key} with {len(other.lines)}). The model does not see what differs between them, so no threshold "
             "is written. Train again: with more sessions, until the validation loss no longer falls, or with a longer "
             "--tokenizer.max-line-tokens if sessions differ only late in long lines. Or leave this kind out by --kinds."
@@ -282,8 +282,8 @@ def _cut_without_labels(
 ) -> tuple[ConformalCut, str, str, list[str]]:
     """Return the threshold for a false-alarm rate, its basis, how it was found in words, and warnings."""
     sessions = len(scores_N)
-    if contamination > asked:
-        cut = robust_cut(scores_N, asked, contamination)
+    cut = robust_cut(scores_N, asked, contamination) if contamination > asked else None
+    if cut and cut.supported:
         above = sessions - cut.rank
         how = (
             f"tail fitted to the scores of {sessions:,} sessions for a false-alarm rate of {asked:g}, the highest "

@@ -84,7 +84,8 @@ def robust_cut(normal_scores_N: np.ndarray, rate: float, contamination: float = 
     testing, 1953): the highest scores, up to `contamination`, count as being high, not by how high they are, so that a
     few failures do not lift the threshold above all others of their kind. `rate` is a model's promise. What the sample
     itself guarantees, if none of it is a failure, is `guaranteed_rate` of the threshold. `rank` counts the scores that
-    are not above it.
+    are not above it. Not `supported` where no score lies between the median and what may be failures, so that nothing
+    tells how far the tail reaches.
     """
     ascending = np.sort(normal_scores_N)
     sessions = len(ascending)
@@ -95,7 +96,7 @@ def robust_cut(normal_scores_N: np.ndarray, rate: float, contamination: float = 
     scale = (float((body - start).sum()) + censored * (top - start)) / max(len(body), 1)
     threshold = start + scale * math.log(max(float(above.mean()) / rate, 1.0))
     rank = int((normal_scores_N <= threshold + slack(threshold)).sum())
-    return ConformalCut(threshold + slack(threshold), rate, rank, sessions, supported=True)
+    return ConformalCut(threshold + slack(threshold), rate, rank, sessions, supported=bool(len(body)))
 
 
 def guaranteed_rate(normal_scores_N: np.ndarray, threshold: float) -> float:

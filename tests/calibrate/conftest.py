@@ -22,8 +22,9 @@ from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.bundle import Meaning, save_bundle
 from loggpt_stream.model.gpt import ModelShape, new_model
 from loggpt_stream.model.losses import token_losses
-from loggpt_stream.model.sequence import NOBODY, windows
+from loggpt_stream.model.sequence import NOBODY, Passes, windows
 from loggpt_stream.model.tokenizer import LineTokenizer, train_tokenizer
+from tests.tiny_bundle import books_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
     from loggpt_stream.lines.session import Session
+    from loggpt_stream.model.book import LineBook
 
 NOVA34 = str(files("loggpt_stream") / "data" / "nova34" / "nova34.log.xz")
 LABELS = str(files("loggpt_stream") / "data" / "nova34" / "nova34.labels.csv")
 RULES = SessionRules()
+PASSES = Passes()
 LINE_TOKENS = 16
 SHAPE = ModelShape(layers=1, width=32, heads=2, context_tokens=128, dropout=0.0)
 STEPS = 100
@@ -56,6 +59,10 @@ class Recording:
         good = [each for each in self.split("train") if not each.late and not self.labels.anomalous(each, "failed")]
         requests = [each for each in self.sessions if each.kind == "request"]
         return [*good, *requests[: len(requests) // 3]]
+
+    @cached_property
+    def books(self) -> dict[str, LineBook]:
+        return books_of(self.learned)
 
     @cached_property
     def held_out(self) -> list[Session]:
@@ -90,7 +97,7 @@ def trained(recording: Recording, tmp_path_factory: pytest.TempPathFactory) -> P
     torch.manual_seed(42)
     tokenizer = fitted_tokenizer(recording)
     model = new_model(SHAPE, vocabulary_size=tokenizer.vocabulary_size, end_id=tokenizer.end_id)
-    learn(model, tokenizer, recording.learned)
+    learn(model, tokenizer, recording)
     return save(tmp_path_factory.mktemp("trained") / "bundle", model, tokenizer, recording)
 
 
@@ -118,15 +125,21 @@ def fitted_tokenizer(recording: Recording) -> LineTokenizer:
     )
 
 
-def learn(model: GPT2LMHeadModel, tokenizer: LineTokenizer, sessions: list[Session]) -> None:
-    cut = [w for s in sessions for w in windows(s.kind, s.texts, tokenizer, SHAPE.context_tokens)]
+def learn(model: GPT2LMHeadModel, tokenizer: LineTokenizer, recording: Recording) -> None:
+    cut = [
+        window
+        for each in recording.learned
+        for window in windows(
+            each.kind, each.texts, tokenizer, SHAPE.context_tokens, passes=PASSES, book=recording.books[each.kind]
+        )
+    ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     order = torch.randperm(len(cut), generator=torch.Generator().manual_seed(1)).tolist()
     model.train()
     for step in range(STEPS):
         batch = [cut[order[(step * 8 + i) % len(cut)]] for i in range(8)]
         longest = max(len(window.ids_T) for window in batch)
-        ids_BT = torch.tensor([w.ids_T + [tokenizer.pad_id] * (longest - len(w.ids_T)) for w in batch])
+        ids_BT = torch.tensor([[*w.ids_T, *[tokenizer.pad_id] * (longest - len(w.ids_T))] for w in batch])
         mine_BT = torch.tensor([[x != NOBODY for x in w.line_T] + [False] * (longest - len(w.line_T)) for w in batch])
         loss = token_losses(model(ids_BT).logits, ids_BT)[mine_BT].mean()
         optimizer.zero_grad()
@@ -140,7 +153,8 @@ def save(path: Path, model: GPT2LMHeadModel, tokenizer: LineTokenizer, recording
         path,
         model=model,
         tokenizer=tokenizer.tokenizer,
-        meaning=Meaning(DEFAULT_RULES, RULES, LINE_TOKENS),
+        meaning=Meaning(DEFAULT_RULES, RULES, LINE_TOKENS, PASSES),
+        books=recording.books,
         training={"seed": 42},
         used_sessions={role: np.array([each.fingerprint() for each in these]) for role, these in used.items()},
     )
