@@ -290,8 +290,8 @@ def _cut_without_labels(
 ) -> tuple[ConformalCut, str, str, list[str]]:
     """Return the threshold for a false-alarm rate, its basis, how it was found in words, and warnings."""
     sessions = len(scores_N)
-    if contamination > asked:
-        cut = robust_cut(scores_N, asked, contamination)
+    cut = robust_cut(scores_N, asked, contamination) if contamination > asked else None
+    if cut and cut.supported:
         above = sessions - cut.rank
         how = (
             f"tail fitted to the scores of {sessions:,} sessions for a false-alarm rate of {asked:g}, the highest "

@@ -134,7 +134,7 @@ def score_sessions(
 ) -> list[ScoredSession]:
     """Return each session with its statistics. Raises `UserError` where the model or a label is unusable.
 
-    Sessions that read alike are scored once: what a batch adds in the last digits must not tell them apart.
+    Sessions that read alike are read by the model once: what a batch adds in the last digits must not tell them apart.
     """
     truths = [labels.anomalous(session, anomaly_column) if labels else None for session in sessions]
     contents = [_content(session) for session in sessions]
@@ -152,14 +152,22 @@ def score_sessions(
             shown_s = time.monotonic()
             _log.info("sessions_scored", done=len(scored), of=len(distinct))
     return [
-        _scored(session, scored[content], truth, content)
+        _scored(session, scored[content], scorer.from_lines(session)[0], truth, content)
         for session, content, truth in zip(sessions, contents, truths, strict=True)
     ]
 
 
-def _scored(session: Session, score: SessionScore, truth: bool | None, content: bytes) -> ScoredSession:  # noqa: FBT001 - three-valued
+def _scored(
+    session: Session,
+    score: SessionScore,
+    from_lines: dict[str, float],
+    truth: bool | None,  # noqa: FBT001 - three-valued
+    content: bytes,
+) -> ScoredSession:
+    # The score may be that of another session that reads alike, whose lines came at other times.
     worst = int(np.argmax(score.line_losses_L))
-    return ScoredSession(session, score.statistics, truth, worst, float(score.line_losses_L[worst]), content)
+    statistics = score.statistics | from_lines
+    return ScoredSession(session, statistics, truth, worst, float(score.line_losses_L[worst]), content)
 
 
 def _content(session: Session) -> bytes:

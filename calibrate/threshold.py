@@ -86,18 +86,23 @@ def robust_cut(normal_scores_N: np.ndarray, rate: float, contamination: float = 
     Life testing, 1953): the highest scores, up to `contamination`, count as being high, not by how high they are, so
     that a few failures do not lift the threshold above all others of their kind. `rate` is a model's promise. What the
     sample itself guarantees, if none of it is a failure, is `guaranteed_rate` of the threshold. `rank` counts the
-    scores that are not above it.
+    scores that are not above it. It works best where the
+    failures are clearly fewer than `contamination`: the highest believed score must be a usual one. Not `supported`
+    where no score lies between that quantile and what may be failures, so
+    that nothing tells how far the tail reaches.
     """
     ascending = np.sort(normal_scores_N)
     sessions = len(ascending)
-    start, top = float(np.quantile(ascending, _BODY)), float(np.quantile(ascending, 1 - contamination))
+    # At least as much of the tail is believed as is not.
+    start = float(np.quantile(ascending, min(_BODY, 1 - 2 * contamination)))
+    top = float(np.quantile(ascending, 1 - contamination, method="lower"))
     above = ascending > start
     body = ascending[above & (ascending <= top)]
     censored = int((ascending > top).sum())
     scale = (float((body - start).sum()) + censored * (top - start)) / max(len(body), 1)
     threshold = start + scale * math.log(max(float(above.mean()) / rate, 1.0))
     rank = int((normal_scores_N <= threshold + slack(threshold)).sum())
-    return ConformalCut(threshold + slack(threshold), rate, rank, sessions, supported=True)
+    return ConformalCut(threshold + slack(threshold), rate, rank, sessions, supported=bool(len(body)))
 
 
 def guaranteed_rate(normal_scores_N: np.ndarray, threshold: float) -> float:

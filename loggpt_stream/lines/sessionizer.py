@@ -99,10 +99,11 @@ class Sessionizer:
             # It happened when its event happened. A line without header has no other time than its record's, which in
             # a topic that is read again may be days later.
             return []
-        key = self._key(event)
+        time_s = min(event.time_s, arrival_s + self.rules.max_future_s)
+        key = self._key(event, max(self.watermark_s, time_s))
         # A dropped line without header may well have no time but that of its reading, hours after the lines around it.
         timed = key is not None or event.logger
-        closed = self.advance(min(event.time_s, arrival_s + self.rules.max_future_s)) if timed else []
+        closed = self.advance(time_s) if timed else []
         if key is None:
             self.fates["unkeyed"] += 1
             self._parents.remember(event, None, None)
@@ -167,7 +168,8 @@ class Sessionizer:
                 parent.line.tail = self._masks.mask(parent.reader.exception)
         return True
 
-    def _key(self, event: Event) -> _Key | None:
+    def _key(self, event: Event, now_s: float) -> _Key | None:
+        """Return whose line this is, by what is open at `now_s`."""
         order = self.rules.key_order
         request = event.request_id or event.global_request_id
         names = {
@@ -186,8 +188,10 @@ class Sessionizer:
             if instance:
                 self._link(request, instance)
             linked = self._instance_of_request.get(request)
-            # Only while that instance's session is open: a request must not bring a closed session back.
-            if linked and ("instance", linked) in self._by_opening:
+            # Only while that instance's session is open: a request must not bring a closed session back, not even one
+            # that this line itself will close by moving the clock.
+            session = self._by_opening.get(("instance", linked)) if linked else None
+            if session and now_s < self._due_s(session):
                 names["request_instance"] = linked
         for source in order:
             name = names[source]
@@ -258,13 +262,18 @@ class Sessionizer:
         fronts = [next(iter(queue.items())) for queue in (self._ending, self._active) if queue]
         return min(fronts, key=lambda front: front[1].last_seen_s)[0]
 
+    def _quiet_s(self, session: Session) -> float:
+        return session.last_seen_s + (self._grace_s if session.ending else self.rules.idle_gap_s)
+
+    def _due_s(self, session: Session) -> float:
+        return min(self._quiet_s(session), session.opened_s + self.rules.max_age_s)
+
     def _close_due(self, key: _Key, session: Session) -> Session:
         """Close for what was due first, so that it makes no difference in how many steps the watermark came here."""
-        quiet_s = session.last_seen_s + (self._grace_s if session.ending else self.rules.idle_gap_s)
-        old_s = session.opened_s + self.rules.max_age_s
-        if old_s < quiet_s:
-            return self._close(key, "max_age", old_s)
-        return self._close(key, "terminal" if session.ending else "idle", quiet_s)
+        due_s = self._due_s(session)
+        if due_s < self._quiet_s(session):
+            return self._close(key, "max_age", due_s)
+        return self._close(key, "terminal" if session.ending else "idle", due_s)
 
     def _close(self, key: _Key, reason: str, time_s: float) -> Session:
         session = self._by_opening.pop(key)

@@ -9,6 +9,7 @@ is itself sealed by `fingerprint`, the SHA-256 of the rest of it. There is no pi
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ class Bundle:
 
     def books(self) -> dict[str, LineBook]:
         """Return what the training sessions consist of, by session kind."""
-        books: dict[str, Any] = orjson.loads((self.path / _LINES).read_bytes())
+        books: dict[str, Any] = json.loads((self.path / _LINES).read_bytes())
         return {kind: LineBook.from_json(book) for kind, book in books.items()}
 
     def scorer(self, device: torch.device, *, batch_tokens: int = 8192, ranks: bool = False) -> Scorer:
@@ -132,7 +133,9 @@ def save_bundle(
             new / "tokenizer_config.json",
             {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "eos_token": END},
         )
-        (new / _LINES).write_bytes(orjson.dumps({kind: book.to_json() for kind, book in sorted(books.items())}))
+        # Not orjson: log text may hold lone surrogates, which it refuses to write and to read.
+        lines = {kind: book.to_json() for kind, book in sorted(books.items())}
+        (new / _LINES).write_text(json.dumps(lines, separators=(",", ":")))
         _seal(new, meaning, dict(training), None, used_sessions)
     return load_bundle(path, calibrated=False)
 

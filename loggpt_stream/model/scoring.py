@@ -128,14 +128,20 @@ class Scorer:
         book = self.books.get(session.kind, EMPTY)
         texts = session.texts
         cut = windows(session.kind, texts, self.tokenizer, self.context_tokens, passes=self.passes, book=book)
-        digest = book.digest(texts)
+        digest = book.digest(texts) if self.passes.digest else []
+        return Prepared(cut, digest, *self.from_lines(session))
+
+    def from_lines(self, session: Scorable) -> tuple[dict[str, float], int | None]:
+        """Return a session's statistics that need no model, and the index of the line at the most unusual time."""
+        book = self.books.get(session.kind, EMPTY)
+        texts = session.texts
         untimely, at = book.untimely(texts, session.times_s)
-        from_lines = {
-            "absent_lines": book.absence(digest),
-            "unseen_lines": float(sum(text not in book for text in digest)),
+        statistics = {
+            "absent_lines": book.absence(texts),
+            "unseen_lines": float(sum(text not in book for text in set(texts))),
             "untimely_line": untimely,
         }
-        return Prepared(cut, digest if self.passes.digest else [], from_lines, at)
+        return statistics, at
 
     def score(self, sessions: Sequence[Scorable]) -> list[SessionScore]:
         """Return one score for each session, in order. The same session scores the same whatever it is batched with.

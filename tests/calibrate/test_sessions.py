@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,8 @@ from loggpt_stream.model.bundle import load_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.calibrate.conftest import Recording
 
 
 def session(key: str, *, text: str = "INFO nova.compute.manager VM Started", **more: object) -> Session:
@@ -42,3 +45,17 @@ def test_sessions_that_read_alike_have_one_score_to_the_last_digit(trained: Path
     assert [each.session.key for each in scored] == [each.key for each in [*alike[:150], *odd, *alike[150:]]]
     assert len({tuple(each.statistics.values()) for each in scored if each.session.key.startswith("alike")}) == 1
     assert len({each.content for each in scored}) == 21
+
+
+def test_of_sessions_that_read_alike_each_has_its_own_times(trained: Path, recording: Recording) -> None:
+    scorer = load_bundle(trained, calibrated=False).scorer(torch.device("cpu"))
+    usual = max(recording.learned[:20], key=lambda each: len(each.lines))
+    slow = replace(
+        usual, lines=[replace(each, time_s=each.time_s + 9_000 * (i > 0)) for i, each in enumerate(usual.lines)]
+    )
+    one, other = score_sessions([usual, slow], scorer, None, "failed")
+    assert one.content == other.content
+    (alone,) = scorer.score([slow])
+    assert other.statistics == alone.statistics
+    assert other.statistics["untimely_line"] > one.statistics["untimely_line"]
+    assert {**other.statistics, "untimely_line": 0.0} == {**one.statistics, "untimely_line": 0.0}

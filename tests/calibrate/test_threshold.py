@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import genpareto
 
 from calibrate.curves import counts_at
-from calibrate.threshold import best_f1_cut, candidate_cuts, cheapest_cut, conformal_cut
+from calibrate.threshold import (
+    best_f1_cut,
+    candidate_cuts,
+    cheapest_cut,
+    conformal_cut,
+    guaranteed_rate,
+    robust_cut,
+    tail_cut,
+)
 
 # A coarse grid makes ties common, odd floats make neighbours that have no number between them.
 SCORE = st.one_of(
@@ -116,6 +125,125 @@ def test_the_conformal_promise_holds_on_exchangeable_scores(sessions: int, asked
     # Not more than promised, and not less either: a threshold that never alarms would be no use.
     assert abs(alarms / draws - promised) < 4 * spread
     assert promised <= asked or not cut.supported
+
+
+def exponential(sessions: int, seed: int = 5) -> np.ndarray:
+    return np.random.default_rng(seed).exponential(3.0, size=sessions) + 10.0
+
+
+def test_the_robust_cut_is_met_by_exponential_scores() -> None:
+    # With infinitely many scores the tail is exact: 10 + 3 ln(1 / rate).
+    cut = robust_cut(exponential(200_000), 0.01)
+    assert cut.threshold == pytest.approx(10 + 3 * np.log(100), rel=0.01)
+    assert (cut.rate, cut.supported) == (0.01, True)
+    assert cut.rank == (exponential(200_000) <= cut.threshold).sum()
+
+
+@pytest.mark.parametrize(("sessions", "asked"), [(100, 0.05), (200, 0.01), (50, 0.1)])
+def test_the_promised_rate_of_the_robust_cut_holds_on_exponential_scores(sessions: int, asked: float) -> None:
+    generator = np.random.default_rng(7)
+    cuts = [robust_cut(generator.exponential(3.0, size=sessions) + 10.0, asked).threshold for _ in range(2_000)]
+    seen = float(np.exp(-(np.array(cuts) - 10) / 3).mean())  # the share of later scores above each threshold
+    # It is a model with estimated scale: near what it promises, somewhat above with few sessions.
+    assert 0.9 * asked < seen < 1.5 * asked
+
+
+def test_the_robust_cut_ignores_how_high_the_highest_scores_are() -> None:
+    scores = np.sort(exponential(200))
+    near, far, infinite = scores.copy(), scores.copy(), scores.copy()
+    near[-20:] += 5.0
+    far[-20:] += 1e6
+    infinite[-20:] = np.inf
+    assert robust_cut(near, 0.01).threshold == robust_cut(far, 0.01).threshold == robust_cut(infinite, 0.01).threshold
+    # The ranks do not: a tenth of failures is all that a conformal threshold sees.
+    assert conformal_cut(far, 0.01).threshold > 1e6
+
+
+def test_failures_within_the_stated_contamination_move_the_robust_cut_little_and_are_above_it() -> None:
+    clean = exponential(1_000)
+    failures = np.random.default_rng(1).normal(80.0, 5.0, size=60)
+    before = robust_cut(clean, 0.01).threshold
+    after = robust_cut(np.concatenate([clean[:940], failures]), 0.01)
+    assert before < after.threshold < before + 0.5 * (before - 10.0)
+    assert (failures > after.threshold).all()
+    assert guaranteed_rate(clean, after.threshold) < 0.012
+
+
+def test_a_stricter_rate_gives_a_higher_robust_cut_and_none_below_where_the_tail_begins() -> None:
+    scores = exponential(300)
+    thresholds = [robust_cut(scores, rate).threshold for rate in (0.9, 0.5, 0.1, 0.01, 0.001)]
+    assert thresholds == sorted(thresholds)
+    assert thresholds[0] == thresholds[1] == pytest.approx(np.quantile(scores, 0.7), abs=0.01)
+    assert thresholds[3] - thresholds[2] == pytest.approx(thresholds[4] - thresholds[3], rel=1e-2)
+
+
+def test_a_robust_cut_is_no_model_where_no_score_tells_how_far_the_tail_reaches() -> None:
+    cut = robust_cut(np.array([3.0] * 90 + [5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0]), 0.01)
+    assert not cut.supported
+    assert not robust_cut(np.array([3.0] * 20), 0.01).supported
+
+
+@given(st.lists(SCORE, min_size=10, max_size=40), st.floats(0.001, 0.5), st.floats(0.01, 0.49))
+def test_a_robust_cut_is_finite_not_below_where_the_tail_begins_and_counts_what_is_below_it(
+    scores: list[float], rate: float, contamination: float
+) -> None:
+    scores_N = np.array(scores)
+    cut = robust_cut(scores_N, rate, contamination)
+    assert np.isfinite(cut.threshold)
+    assert cut.threshold >= np.quantile(scores_N, min(0.7, 1 - 2 * contamination)) - 1e-9
+    assert cut.rank == (scores_N <= cut.threshold).sum()
+    assert (cut.rate, cut.sessions) == (rate, len(scores))
+
+
+def test_what_a_threshold_guarantees_counts_one_more_alarm() -> None:
+    scores = np.arange(1.0, 100.0)
+    assert guaranteed_rate(scores, 98.5) == 2 / 100
+    assert guaranteed_rate(scores, 99.0) == 1 / 100
+    assert guaranteed_rate(scores, 0.0) == 1.0
+    for asked in (0.01, 0.1, 0.5):
+        cut = conformal_cut(scores, asked)
+        assert guaranteed_rate(scores, cut.threshold) == pytest.approx(cut.rate)
+
+
+@pytest.mark.parametrize("shape", [0.0, 0.2, 0.4])
+@pytest.mark.parametrize("rate", [1e-3, 1e-4])
+def test_the_tail_cut_is_the_quantile_of_a_generalised_pareto_tail(shape: float, rate: float) -> None:
+    tail = genpareto(shape, scale=2.0)
+    draws = [tail_cut(tail.rvs(5_000, random_state=seed), rate).threshold for seed in range(20)]
+    # The highest score is a bound from below: where 5,000 sessions support the rate it stands in for the model.
+    assert np.median(draws) == pytest.approx(tail.isf(rate) if rate < 1 / 5_000 else np.median(draws), rel=0.15)
+    assert min(draws) > tail.isf(10 * rate)
+
+
+@pytest.mark.parametrize(("shape", "taken_for"), [(0.25, 0.25), (-0.4, 0.0), (0.9, 0.5)])
+def test_the_tail_cut_agrees_with_scipy_on_the_excesses_and_keeps_between_exponential_and_barely_finite_variance(
+    shape: float, taken_for: float
+) -> None:
+    # Excesses at the even quantiles of a tail, so that its moments are known: the highest tenth of 20,000.
+    excess = genpareto.isf((np.arange(2_000) + 0.5) / 2_000, shape, scale=2.0)
+    scores = np.concatenate([np.full(18_000, 50.0), 50.0 + excess])
+    rate = 1e-6
+    cut = tail_cut(scores, rate)
+    scale = excess.mean() * (1 - taken_for)  # which the mean of a tail of that shape has
+    expected = 50 + genpareto.isf(rate / 0.1, taken_for, scale=scale)
+    assert cut.threshold == pytest.approx(expected, rel=0.12)
+    assert (cut.rate, cut.rank, cut.supported) == (rate, 20_000, False)
+
+
+def test_a_tail_cut_is_never_below_the_highest_score_and_a_finer_rate_is_higher() -> None:
+    for seed in range(20):
+        scores = exponential(60, seed)
+        cuts = [tail_cut(scores, rate).threshold for rate in (0.05, 0.01, 0.001, 0.0001)]
+        assert cuts == sorted(cuts)
+        assert cuts[0] > scores.max()
+        assert cuts[2] < cuts[3]
+
+
+@given(st.lists(SCORE, min_size=2, max_size=40), st.floats(1e-6, 0.02))
+def test_a_tail_cut_of_any_scores_is_finite_and_above_them(scores: list[float], rate: float) -> None:
+    cut = tail_cut(np.array(scores), rate)
+    assert np.isfinite(cut.threshold)
+    assert cut.threshold > max(scores)
 
 
 def test_a_session_exactly_at_the_threshold_is_not_flagged() -> None:

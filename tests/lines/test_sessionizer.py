@@ -219,6 +219,42 @@ def test_activity_within_the_grace_time_keeps_an_ending_session_open_for_another
     assert (closed.close_reason, len(closed.lines)) == ("terminal", 2)
 
 
+CLAIMING = replace(RULES, revival=("Claim successful",))
+
+
+def test_a_claim_after_terminal_words_revives_the_session_and_its_rest_is_not_late() -> None:
+    feed = Feed(CLAIMING)
+    feed.add(line(1000.0, message="instance destroyed on the first host"))
+    feed.add(line(1010.0, message="Claim successful on node cmp02"))
+    # Without the claim it would have closed at 1040, and what follows would be late.
+    assert feed.add(line(1100.0, message="Took 9.1 seconds to build instance")) == []
+    (closed,) = feed.sessionizer.advance(1400.0)
+    assert (closed.close_reason, closed.closed_s, closed.late, len(closed.lines)) == ("idle", 1400.0, False, 3)
+    assert feed.sessionizer.fates == {"line": 3}
+
+
+def test_a_revived_session_ends_at_its_next_terminal_line() -> None:
+    feed = Feed(CLAIMING)
+    for i, message in enumerate(("destroyed", "Claim successful", "destroyed")):
+        feed.add(line(1000.0 + i, message=message))
+    assert [(each.close_reason, each.closed_s) for each in feed.sessionizer.advance(1032.0)] == [("terminal", 1032.0)]
+
+
+def test_a_claim_that_follows_no_terminal_words_ends_nothing() -> None:
+    feed = Feed(CLAIMING)
+    feed.add(line(1000.0, message="Claim successful"))
+    assert feed.sessionizer.advance(1299.0) == []
+    assert [each.close_reason for each in feed.sessionizer.advance(1300.0)] == ["idle"]
+
+
+def test_a_claim_after_the_grace_time_revives_nothing() -> None:
+    feed = Feed(CLAIMING)
+    feed.add(line(1000.0, message="destroyed"))
+    (closed,) = feed.add(line(1030.0, message="Claim successful"))
+    assert (closed.close_reason, len(closed.lines)) == ("terminal", 1)
+    assert [each.late for each in feed.sessionizer.flush()] == [True]
+
+
 def test_an_ending_session_that_is_kept_open_does_not_hold_up_the_next() -> None:
     feed = Feed()
     feed.add(line(1000.0, "a", "destroyed"))
@@ -419,15 +455,62 @@ def test_the_first_key_of_the_order_wins_and_each_can_be_left_out(order: tuple[s
     assert closed.group == (None if kind == "explicit" else "run-1")
 
 
-def test_a_line_with_a_request_alone_joins_the_instance_last_seen_with_it() -> None:
+def test_a_line_with_a_request_alone_joins_the_instance_that_the_request_named() -> None:
     feed = Feed()
     feed.add(line(1000.0, None, "before", request_id="req-1"))
     feed.add(line(1001.0, "vm", request_id="req-1"))
     feed.add(line(1002.0, None, "after", request_id="req-1"))
-    feed.add(line(1003.0, None, instance_in_text="vm-b", request_id="req-1"))
-    feed.add(line(1004.0, None, "moved on", request_id="req-1"))
+    feed.add(line(1003.0, "vm", "named again", request_id="req-1"))
+    feed.add(line(1004.0, None, "still", request_id="req-1"))
     sessions = {(each.kind, each.key): len(each.lines) for each in feed.sessionizer.flush()}
-    assert sessions == {("request", "req-1"): 1, ("instance", "vm"): 2, ("instance", "vm-b"): 2}
+    assert sessions == {("request", "req-1"): 1, ("instance", "vm"): 4}
+
+
+def test_a_request_that_names_a_second_instance_links_none_afterwards() -> None:
+    feed = Feed()
+    feed.add(line(1000.0, "vm", request_id="req-1"))
+    feed.add(line(1001.0, None, instance_in_text="vm-b", request_id="req-1"))
+    feed.add(line(1002.0, None, "about whom?", request_id="req-1"))
+    # Not even when it names the first one again: it is a periodic task, which goes through all instances.
+    feed.add(line(1003.0, "vm", request_id="req-1"))
+    feed.add(line(1004.0, None, "and this?", request_id="req-1"))
+    feed.add(line(1005.0, None, "of another", request_id="req-2"))
+    sessions = {(each.kind, each.key): len(each.lines) for each in feed.sessionizer.flush()}
+    assert sessions == {
+        ("instance", "vm"): 2,
+        ("instance", "vm-b"): 1,
+        ("request", "req-1"): 2,
+        ("request", "req-2"): 1,
+    }
+
+
+def test_a_linked_line_does_not_open_a_closed_session_of_its_instance_again() -> None:
+    feed = Feed()
+    feed.add(line(1000.0, "vm", "destroyed", request_id="req-1"))
+    feed.add(line(1001.0, None, "while it is open", request_id="req-1"))
+    (closed,) = feed.sessionizer.advance(1031.0)
+    assert [len(closed.lines), closed.close_reason] == [2, "terminal"]
+    feed.add(line(1032.0, None, "afterwards", request_id="req-1"))
+    (after,) = feed.sessionizer.flush()
+    assert (after.kind, after.key, after.late) == ("request", "req-1", False)
+
+
+def test_a_linked_line_that_closes_its_instances_session_does_not_open_it_again() -> None:
+    feed = Feed()
+    feed.add(line(1000.0, "vm", request_id="req-1"))
+    # Nothing came in between: the line itself moves the clock past the idle gap.
+    (closed,) = feed.add(line(1300.0, None, "much later", request_id="req-1"))
+    assert (closed.key, len(closed.lines)) == ("vm", 1)
+    assert [(each.kind, each.key) for each in feed.sessionizer.flush()] == [("request", "req-1")]
+
+
+def test_a_line_that_names_its_instance_opens_its_session_again_and_is_linked_to_again() -> None:
+    feed = Feed()
+    feed.add(line(1000.0, "vm", request_id="req-1"))
+    feed.sessionizer.advance(1300.0)
+    feed.add(line(1301.0, "vm", request_id="req-1"))
+    feed.add(line(1302.0, None, request_id="req-1"))
+    assert [(each.kind, len(each.lines)) for each in feed.sessionizer.flush()] == [("instance", 2)]
 
 
 def test_without_the_request_link_such_a_line_stays_with_its_request() -> None:
@@ -549,6 +632,7 @@ PROPERTY_RULES = st.builds(
     max_age_s=st.sampled_from([7.0, 20.0, 1000.0]),
     max_lines=st.sampled_from([1, 3, 50]),
     terminal=st.just(("destroyed",)),
+    revival=st.sampled_from([(), ("1",), ("line",)]),
     grace_s=st.sampled_from([1.0, 5.0, 30.0]),
     max_future_s=st.sampled_from([0.0, 10.0]),
     tombstone_s=st.sampled_from([0.0, 15.0]),

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from loggpt_stream.model.losses import token_losses
+from loggpt_stream.model.losses import token_losses, token_ranks
 
 
 def test_the_loss_of_a_token_comes_from_the_logits_one_place_before_it() -> None:
@@ -31,3 +31,9 @@ def test_the_same_tokens_in_another_row_have_the_same_losses() -> None:
 def test_ids_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match="do not belong"):
         token_losses(torch.zeros(2, 3, 4), torch.zeros(2, 4, dtype=torch.long))
+
+
+def test_the_rank_of_a_token_is_how_many_were_likelier_one_place_before_it() -> None:
+    logits = torch.tensor([[[3.0, 1.0, 2.0], [0.0, 5.0, 5.0], [9.0, 9.0, 9.0]]])
+    assert token_ranks(logits, torch.tensor([[2, 1, 0]])).tolist() == [[0, 2, 2]]
+    assert token_ranks(logits, torch.tensor([[0, 0, 1]])).tolist() == [[0, 0, 0]]

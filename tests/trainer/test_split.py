@@ -164,7 +164,7 @@ def test_a_log_without_sessions_is_refused_with_the_keys_looked_for(tmp_path: Pa
         ({"select": {"split": "train"}}, "give labels too"),
         ({"model": {"width": 30, "heads": 4}}, "multiple of heads"),
         ({"model": {"context_tokens": 16}}, "at least tokenizer.max_line_tokens 32"),
-        ({"tokenizer": {"piece_vocabulary_size": 262}}, "greater than or equal to 263"),
+        ({"tokenizer": {"piece_vocabulary_size": 263}}, "greater than or equal to 264"),
         ({"tokenizer": {"vocabulary_size": 300}}, "at least piece_vocabulary_size 1024"),
         ({"sessions": {"idle_gap_s": 0}}, "idle_gap_s: 0.0: must be greater than 0"),
         ({"sessions": {"key_order": ["uuid"]}}, "choose from explicit, instance"),
