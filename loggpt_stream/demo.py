@@ -117,8 +117,7 @@ def train(settings: DemoSettings, bundle: Path) -> None:
     """Train on split=train of the recording."""
     minutes = min(settings.max_minutes, 0.5) if settings.quick else settings.max_minutes
     flags = ["--select", "split=train", "--exclude", "failed=1", "--seed", str(settings.seed), "--no-resume"]
-    size = ["--model.layers", "2", "--model.width", "128", "--training.learning-rate", "2e-3"]
-    command = ["trainer.cli", "--out", str(bundle), "--labels", str(_LABELS), *flags, *size]
+    command = ["trainer.cli", "--out", str(bundle), "--labels", str(_LABELS), *flags]
     _run([*command, "--max-minutes", str(minutes), str(_RECORDING)])
 
 
