@@ -95,9 +95,12 @@ def structured_event(value: dict[str, Any], layout: Layout, around: Envelope) ->
         level=level,
         logger=logger,
         message=first,
-        raw=(
-            f"{_stamp(time_s)} {pid}{' ' if pid else ''}{level} {logger} [{bracket}] "
-            f"{f'[instance: {instance_id}] ' if instance_id else ''}{first}"
+        # One line, whatever the names in it hold.
+        raw=" ".join(
+            (
+                f"{_stamp(time_s)} {pid}{' ' if pid else ''}{level} {logger} [{bracket}] "
+                f"{f'[instance: {instance_id}] ' if instance_id else ''}{first}"
+            ).splitlines()
         )[:MAX_LINE_CHARS].rstrip(),
         continuation=bounded_lines([_without_prefix(line) for line in more if line]) if more else (),
         # A traceback's line, shipped as a record of its own, has neither a request nor even `[-]`.

@@ -185,7 +185,9 @@ class Sessionizer:
                 (names[source] for source in ("instance", "instance_in_text") if source in order and names[source]),
                 None,
             )
-            if instance:
+            # Somebody's request belongs to a project. What a service does by itself (periodic tasks go through all
+            # instances of a host under one request id) is about no instance but those that its lines name.
+            if instance and event.project_id:
                 self._link(request, instance)
             linked = self._instance_of_request.get(request)
             # Only while that instance's session is open: a request must not bring a closed session back, not even one
@@ -202,11 +204,7 @@ class Sessionizer:
         return None
 
     def _link(self, request: str, instance: str) -> None:
-        """Remember which instance a request is about; none, once it has named a second one.
-
-        A service's periodic tasks go through all instances of a host under one request id: what such a request says
-        without naming an instance is about none of them.
-        """
+        """Remember which instance a request is about; none, once it has named a second one."""
         known = self._instance_of_request.get(request, instance)
         self._instance_of_request[request] = instance if known == instance else _SEVERAL
         self._instance_of_request.move_to_end(request)

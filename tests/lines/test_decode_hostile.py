@@ -91,6 +91,13 @@ def check(value: bytes, **record: Any) -> None:
         assert event.time_s == 7.0 or 0 < event.time_s < 1e12
 
 
+@pytest.mark.parametrize("field", ["level", "name", "message", "traceback"])
+@pytest.mark.parametrize("separator", ["\n", "\x1e", "\x85", "\u2028"])
+def test_a_name_that_holds_line_separators_breaks_no_raw_line(field: str, separator: str) -> None:
+    record = {"message": "x", "time": "2026-11-23 04:07:34", "name": "nova", "level": "INFO", "traceback": ""}
+    check(orjson.dumps({**record, field: f"one{separator}two"}))
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [

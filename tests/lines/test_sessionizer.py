@@ -27,7 +27,7 @@ NOBODY: dict[str, str | None] = {"session_id": None, "instance_id": None, "reque
 
 
 def line(time_s: float, key: str | None = "vm", message: str = "m", **fields: Any) -> Event:
-    event = Event(time_s, "INFO", "nova.compute", message, f"raw {message}", instance_id=key)
+    event = Event(time_s, "INFO", "nova.compute", message, f"raw {message}", instance_id=key, project_id="p")
     return replace(event, **fields)
 
 
@@ -466,12 +466,20 @@ def test_a_line_with_a_request_alone_joins_the_instance_that_the_request_named()
     assert sessions == {("request", "req-1"): 1, ("instance", "vm"): 4}
 
 
+def test_what_a_service_does_by_itself_is_linked_to_no_instance_that_it_names() -> None:
+    feed = Feed()
+    feed.add(line(1000.0, "vm", request_id="req-1", project_id=None))
+    feed.add(line(1001.0, None, "found 3 instances", request_id="req-1", project_id=None))
+    sessions = {(each.kind, each.key): len(each.lines) for each in feed.sessionizer.flush()}
+    assert sessions == {("instance", "vm"): 1, ("request", "req-1"): 1}
+
+
 def test_a_request_that_names_a_second_instance_links_none_afterwards() -> None:
     feed = Feed()
     feed.add(line(1000.0, "vm", request_id="req-1"))
     feed.add(line(1001.0, None, instance_in_text="vm-b", request_id="req-1"))
     feed.add(line(1002.0, None, "about whom?", request_id="req-1"))
-    # Not even when it names the first one again: it is a periodic task, which goes through all instances.
+    # Not even when it names the first one again: it is about several.
     feed.add(line(1003.0, "vm", request_id="req-1"))
     feed.add(line(1004.0, None, "and this?", request_id="req-1"))
     feed.add(line(1005.0, None, "of another", request_id="req-2"))
@@ -562,7 +570,7 @@ def test_a_line_without_key_is_windowed_by_host_and_service_if_so_ruled() -> Non
 
 def test_a_session_knows_its_hosts_project_and_masked_lines() -> None:
     feed = Feed()
-    feed.add(line(1000.0, host="cmp01", message="took 12 s"))
+    feed.add(line(1000.0, host="cmp01", message="took 12 s", project_id=None))
     feed.add(line(1001.0, host="cmp02", project_id="p1"))
     feed.add(line(1002.0, host="cmp01", project_id="p2", logger="", level=""))
     (closed,) = feed.sessionizer.flush()
