@@ -298,8 +298,9 @@ def _origin(settings: CalibrateSettings, bundle: Bundle, sessions: int) -> str:
         return "None of them was in the sessions that the model learned from."
     return (
         f"--held-out: these are {sessions:,} of the {bundle.used_sessions['validation'].size:,} sessions that the "
-        "trainer held out for validation. The model never learned from them; their loss only decided when to stop, "
-        "which makes their scores slightly low. Later logs make a better calibration."
+        "trainer held out for validation. The model never learned from them; their loss only decided when to stop "
+        "(and with loggpt-train --search, which settings won), which makes their scores slightly low. Later logs make "
+        "a better calibration."
     )
 
 

@@ -16,18 +16,19 @@ import torch
 from loggpt_stream.errors import UserError
 from loggpt_stream.lines.masks import DEFAULT_RULES
 from loggpt_stream.model.bundle import MANIFEST, Bundle, Meaning, save_bundle
-from loggpt_stream.model.gpt import new_model
 from loggpt_stream.model.scoring import Scorer
 from loggpt_stream.settings import load
 from trainer.abnormal import look_for_abnormal
 from trainer.checkpoint import remove_state
 from trainer.curve import EpochLosses, best_epoch
 from trainer.data import Split, read_history, split_history
-from trainer.learn import Run, learn, seed_all
+from trainer.learn import Run, fresh_model, learn
 from trainer.material import Material, count_lines, fit_tokenizer, make_material, share_material
 from trainer.progress import Progress
-from trainer.report import Counts, count, told_counts, told_result, write_report
+from trainer.report import Counts, count, told_counts, told_result, told_search, write_report, write_search
+from trainer.search import better_of, require_alone, search, what_is_searched
 from trainer.settings import TrainerSettings, what_decides
+from trainer.trials import best_trial, with_found
 from trainer.world import World, join_world
 
 if TYPE_CHECKING:
@@ -48,11 +49,17 @@ Learn from recorded OpenStack logs how sessions (VM instances, requests) normall
   xzcat day.log.xz | loggpt-train --out bundle -       standard input
   loggpt-train --topic openstack-logs --from 2026-11-01 --to 2026-11-15T12:00 --kafka.bootstrap broker:9092
   loggpt-train --labels labels.csv --select split=train --exclude failed=1 --out bundle nova.log.xz
+  loggpt-train --search --search-minutes 30 --out bundle /var/log/nova/         tries sizes and learning rates first
   torchrun --nproc-per-node 2 -m trainer.cli --out bundle /var/log/nova/        two processes (or GPUs) share the work
 
 No labels are needed: most of what was recorded should be normal, and the summary says how much of it does not look so.
 A run that was cut off goes on where it was when the same command is given again. Beside the bundle it leaves
 <out>-report/ with learning_curve.png and training_report.json.
+
+--search spends --search-minutes on trials of other layers, widths, dropout, batches and learning rates around those
+given, judges them by the loss per line of the held-out sessions, and then trains with the best (max-minutes bounds that
+training alone). The first trial is what was given, so nothing worse is chosen. best.yaml in the report holds what it
+found, for --config; search.json and search.png tell of every trial.
 
 The bundle is not calibrated yet. Next: loggpt-calibrate --bundle bundle INPUT, and then loggpt-stream run.
 Every setting may also stand in a YAML file (--config, see configs/trainer.yaml) or in LOGGPT_* variables."""
@@ -72,29 +79,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last finished epoch", file=sys.stderr)
+        print("stopped; the same command goes on from the last finished epoch (or trial)", file=sys.stderr)
         return 130
     return 0
 
 
 def train(settings: TrainerSettings, corpus: Corpus | None = None) -> None:
-    """Read (unless `corpus` was read before), split, tokenize, learn, write the bundle, report.
+    """Read (unless `corpus` was read before), split, tokenize, search if asked to, learn, write the bundle, report.
 
     Raises `UserError` for what the user can mend.
     """
     _be_repeatable()
     with join_world(settings.device, settings.threads) as world, Progress(speaks=world.first).shown() as progress:
+        if settings.search:
+            require_alone(world)
         prepared, material = _prepare_for_all(settings, world, progress, corpus)
-        seed_all(settings.seed)
-        model = new_model(
-            settings.model.shape(),
-            vocabulary_size=material.vocabulary_size,
-            end_id=material.end_id,
-        )
-        run = _run(settings, material, world)
         if world.first and not settings.resume:
-            remove_state(run.checkpoint)
+            remove_state(settings.checkpoint_directory)
+        if settings.search:
+            settings = _found(settings, material, world, progress)
+        model = fresh_model(settings.model.shape(), material, settings.seed)
+        run = _run(settings, material, world)
         curve = learn(model, material, run, world, progress)
+        if settings.search:
+            curve = better_of(model, curve, settings, progress)
         if prepared is None:
             return
         progress.doing("scoring what was learned from")
@@ -152,6 +160,14 @@ def _prepare(settings: TrainerSettings, progress: Progress, corpus: Corpus | Non
         books=books,
     )
     return _Prepared(split, tokenizer, books, material, counts)
+
+
+def _found(settings: TrainerSettings, material: Material, world: World, progress: Progress) -> TrainerSettings:
+    """Search, tell what was found, and return the settings with it in place of their own."""
+    trials = search(settings, material, world, progress)
+    write_search(settings, trials, what_is_searched(settings, material))
+    progress.say(told_search(settings, trials))
+    return with_found(settings, best_trial(trials).found)
 
 
 def _run(settings: TrainerSettings, material: Material, world: World) -> Run:

@@ -45,6 +45,11 @@ def best_epoch(curve: Sequence[EpochLosses]) -> int:
     return min(curve, key=lambda losses: losses.validation_loss).epoch if curve else 0
 
 
+def best_line_loss(curve: Sequence[EpochLosses]) -> float:
+    """Return the best epoch's validation loss in nats per line; inf where there is no epoch."""
+    return curve[best_epoch(curve) - 1].validation_line_loss if curve else math.inf
+
+
 def is_over(curve: Sequence[EpochLosses], *, epochs: int, patience: int, max_s: float = math.inf) -> bool:
     """Tell whether training ends here: all epochs done, no better one for `patience` epochs, or no time left."""
     done = len(curve)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from loggpt_stream.errors import UserError
+from loggpt_stream.model.gpt import new_model
 from loggpt_stream.model.losses import token_losses
 from trainer.checkpoint import (
     State,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import GPT2LMHeadModel
 
+    from loggpt_stream.model.gpt import ModelShape
     from trainer.material import Material, Packed
     from trainer.progress import Progress
     from trainer.settings import TrainingSettings
@@ -65,6 +67,12 @@ def seed_all(*numbers: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - for whatever library draws from it
     torch.manual_seed(seed)
+
+
+def fresh_model(shape: ModelShape, material: Material, seed: int) -> GPT2LMHeadModel:
+    """Return a model for `material` with fresh weights, and seed the generators with `seed` alone."""
+    seed_all(seed)
+    return new_model(shape, vocabulary_size=material.vocabulary_size, end_id=material.end_id)
 
 
 def learn(

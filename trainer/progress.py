@@ -57,14 +57,22 @@ class Progress:
         """Tell whether it is time to show where things are."""
         return self._speaks and time.monotonic() >= self._next_s
 
+    def show(self, text: str) -> None:
+        """Show `text` on the live line, or as a plain line where there is none."""
+        if self._status is not None:
+            self._status.update(text)
+        else:
+            self.say(text)
+        self._next_s = time.monotonic() + (_LIVE_S if self._status is not None else _PLAIN_S)
+
     def reading(self, reading: Reading) -> None:
         """Show how much is read, if it is time to."""
         if self.due():
-            self._show(f"reading: {reading.records:,} records, {reading.bytes / 1e6:,.0f} MB")
+            self.show(f"reading: {reading.records:,} records, {reading.bytes / 1e6:,.0f} MB")
 
     def step(self, epoch: int, share: float, loss: float, tokens_per_s: float, spent_s: float) -> None:
         """Show where training is: share of all steps (or time) done, this epoch's mean loss so far, time spent."""
-        self._show(
+        self.show(
             f"epoch {epoch}: {share:.0%} of the run, training loss {loss:.3f} nats/token, {tokens_per_s:,.0f} "
             f"tokens/s, at most {duration(left_s(share, spent_s))} left"
         )
@@ -76,13 +84,6 @@ class Progress:
             f"nats/token ({losses.validation_line_loss:.3f}/line, {losses.validation_end_loss:.3f}/end), "
             f"{losses.tokens_per_s:,.0f} tokens/s, {losses.seconds:.1f} s{', best so far' if is_best else ''}"
         )
-
-    def _show(self, text: str) -> None:
-        if self._status is not None:
-            self._status.update(text)
-        else:
-            self.say(text)
-        self._next_s = time.monotonic() + (_LIVE_S if self._status is not None else _PLAIN_S)
 
 
 def duration(s: float) -> str:

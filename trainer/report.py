@@ -1,4 +1,7 @@
-"""What a run tells: a summary for a person, training_report.json, learning_curve.png."""
+"""What a run tells: a summary for a person, training_report.json, learning_curve.png.
+
+Of a search too: search.json, search.png, best.yaml.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -14,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from trainer.abnormal import Z_LIMIT
 from trainer.curve import best_epoch, seconds
 from trainer.progress import duration
+from trainer.trials import best_trial, write_trials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from trainer.curve import EpochLosses
     from trainer.data import Split
     from trainer.settings import TrainerSettings
+    from trainer.trials import Trial
 
 _SHOWN_CHARS: Final = 160
 _MUCH: Final = 0.05
@@ -101,7 +107,7 @@ def told_result(settings: TrainerSettings, bundle: Bundle, curve: Sequence[Epoch
     best = curve[best_epoch(curve) - 1]
     why = "no better for a while" if len(curve) - best.epoch >= settings.training.patience else "all done"
     if len(curve) < settings.training.epochs and why == "all done":
-        why = f"{settings.max_minutes:g} minutes are up" if settings.max_minutes else why
+        why = f"{settings.max_minutes:g} minutes are up" if settings.max_minutes else "a trial's time was up"
     yield (
         f"{len(curve)} epochs in {duration(seconds(curve))} ({why}); best is epoch {best.epoch}: validation loss "
         f"{best.validation_loss:.4f} nats/token, {best.validation_line_loss:.3f} nats/line"
@@ -167,6 +173,48 @@ def draw_curve(file: Path, curve: Sequence[EpochLosses]) -> None:
     best = curve[best_epoch(curve) - 1]
     axes.axvline(best.epoch, color="grey", linestyle=":", label=f"best: epoch {best.epoch}, {best.validation_loss:.4f}")
     axes.set(xlabel="epoch", ylabel="loss, nats per token", yscale="log", title="Learning curve")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend()
+    figure.savefig(file, dpi=120)
+
+
+def told_search(settings: TrainerSettings, trials: Sequence[Trial]) -> str:
+    """Return what a search found, for a person."""
+    best, asked = best_trial(trials), trials[0]
+    what = "what was asked for" if best is asked else f"trial {best.number}"
+    than = f", what was asked for {asked.loss:.4f}" if asked.whole and best is not asked else ""
+    return (
+        f"{len(trials)} trials in {duration(sum(trial.seconds for trial in trials))}; best is {what}: {best.loss:.4f} "
+        f"nats/line{than} (best.yaml, search.json, search.png in {settings.report_directory}). Training with it:"
+    )
+
+
+def write_search(settings: TrainerSettings, trials: Sequence[Trial], search: dict[str, Any]) -> None:
+    """Write best.yaml, search.json and search.png to the report directory; `search` is what identifies the search.
+
+    Raises `UserError` where no trial came to its end.
+    """
+    best = best_trial(trials)
+    directory = settings.report_directory
+    write_trials(directory / "search.json", search, trials)
+    heading = f"# Trial {best.number} of {len(trials)}: {best.loss:.4f} nats/line on the validation sessions.\n"
+    (directory / "best.yaml").write_text(heading + yaml.safe_dump(best.found, sort_keys=False), encoding="utf-8")
+    draw_trials(directory / "search.png", trials)
+
+
+def draw_trials(file: Path, trials: Sequence[Trial]) -> None:
+    """Draw the loss of each trial, and the best of them marked."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    learned = [trial for trial in trials if trial.curve]
+    for whole, marker, label in ((True, "o", "whole"), (False, "x", "ended early")):
+        chosen = [trial for trial in learned if trial.whole == whole]
+        axes.plot([trial.number for trial in chosen], [trial.loss for trial in chosen], marker, label=label)
+    best = best_trial(trials)
+    axes.axhline(best.loss, color="grey", linestyle=":", label=f"best: trial {best.number}, {best.loss:.4f}")
+    axes.set(xlabel="trial (1: as asked for)", ylabel="validation loss, nats per line", title="Search")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()

@@ -21,6 +21,7 @@ _RULES: Final = SessionRules()
 _SHAPE: Final = ModelShape()
 _PASSES: Final = Passes()
 _SMALLEST_VOCABULARY: Final = len(SPECIAL_TOKENS) + 256
+LEAST_BATCH_TOKENS: Final = 64
 
 
 def _aware(time: datetime) -> datetime:
@@ -116,7 +117,9 @@ class TrainingSettings(Section):
 
     epochs: int = Field(12, gt=0, description="at most so many passes over the training sessions")
     patience: int = Field(4, gt=0, description="stop after so many epochs without a better validation loss")
-    batch_tokens: int = Field(1536, ge=64, description="tokens a step, padding included, over all processes")
+    batch_tokens: int = Field(
+        1536, ge=LEAST_BATCH_TOKENS, description="tokens a step, padding included, over all processes"
+    )
     learning_rate: float = Field(2e-3, gt=0, description="highest learning rate")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay")
     warmup_steps: int = Field(30, ge=0, description="steps until the highest learning rate")
@@ -155,6 +158,12 @@ class TrainerSettings(Settings):
     reading: ReadingSettings = ReadingSettings()
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
+
+    search: bool = Field(
+        default=False, description="try sizes and rates on the held-out sessions first, and train with the best"
+    )
+    search_minutes: float = Field(20, gt=0, description="all trials of a search take at most so many minutes")
+    search_trials: int = Field(30, gt=0, description="a search makes at most so many trials")
 
     seed: int = Field(42, ge=0, lt=2**31, description="same seed, data and machine: same bundle")
     max_minutes: float | None = Field(None, gt=0, description="stop after so many minutes of training (no limit)")

@@ -205,7 +205,14 @@ def test_help_teaches_the_purpose_examples_and_what_comes_next(capsys: pytest.Ca
     assert ended.value.code == 0
     told = capsys.readouterr().out
     assert told.count("  loggpt-train ") >= 3
-    for word in ("loggpt-calibrate", "torchrun", "configs/trainer.yaml", "--training.learning-rate", "--from"):
+    for word in (
+        "loggpt-calibrate",
+        "torchrun",
+        "configs/trainer.yaml",
+        "--training.learning-rate",
+        "--from",
+        "--search-minutes",
+    ):
         assert word in told
 
 
