@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from calibrate.curves import SharedScore, auc_roc, average_precision, counts_at, most_shared_score
-from calibrate.sessions import by_kind
+from calibrate.sessions import DIAGNOSE, by_kind, printable
 from calibrate.threshold import best_f1_cut, cheapest_cut, conformal_cut
 from loggpt_stream.errors import UserError
 from loggpt_stream.model.calibration import Calibration, KindCalibration
@@ -110,7 +110,7 @@ def calibrate_kinds(scored: Sequence[ScoredSession], wishes: Wishes, *, labelled
     unjudged: dict[str, str] = {}
     for kind, members in by_kind(scored).items():
         _refuse_not_finite(kind, members)
-        reason = _unusable(members, wishes, labelled=labelled)
+        reason = unusable(members, wishes, labelled=labelled)
         if reason:
             unjudged[kind] = reason
         elif labelled and _both_classes(members):
@@ -128,13 +128,15 @@ def refuse_one_score(kind: str, members: Sequence[ScoredSession], scores_N: np.n
     """Raise `UserError` where different sessions have the same score: no threshold on it would mean anything."""
     shared = most_shared_score(scores_N, [each.content for each in members])
     if is_collapsed(shared):
-        one, other = (members[i].session for i in shared.examples)
+        one, other = (
+            f"{printable(members[i].session.key)} with {len(members[i].session.lines)}" for i in shared.examples
+        )
         raise UserError(
             f"{kind}: {shared.sharing} of {shared.distinct} sessions that read differently have the same "
-            f"{COMBINED} score, {shared.score:.6g} nats (for example {one.key} with {len(one.lines)} lines and "
-            f"{other.key} with {len(other.lines)}). The model does not see what differs between them, so no threshold "
-            "is written. Train again: with more sessions, until the validation loss no longer falls, or with a longer "
-            "--tokenizer.max-line-tokens if sessions differ only late in long lines. Or leave this kind out by --kinds."
+            f"{COMBINED} score, {shared.score:.6g} nats (for example {one} lines and {other}). The model does not see "
+            "what differs between them, so no threshold is written. Train again: with more sessions, until the "
+            "validation loss no longer falls, or with a longer --tokenizer.max-line-tokens if sessions differ only "
+            f"late in long lines. Or leave this kind out by --kinds. {DIAGNOSE}"
         )
 
 
@@ -163,7 +165,7 @@ def left_out_scores(statistics: Sequence[Mapping[str, float]]) -> np.ndarray:
     )
 
 
-def _unusable(members: Sequence[ScoredSession], wishes: Wishes, *, labelled: bool) -> str:
+def unusable(members: Sequence[ScoredSession], wishes: Wishes, *, labelled: bool) -> str:
     """Return why this kind cannot be calibrated, or ""."""
     supervised = labelled and _both_classes(members)
     if labelled and not supervised and wishes.false_alarm_rate is None:
@@ -182,12 +184,45 @@ def _unusable(members: Sequence[ScoredSession], wishes: Wishes, *, labelled: boo
     return ""
 
 
+def figures_of(
+    members: Sequence[ScoredSession], truth_N: np.ndarray, scales: Mapping[str, Scale]
+) -> list[StatisticFigures]:
+    """Return what the combination and each statistic are worth on sessions of one kind."""
+    contents = [each.content for each in members]
+    found = []
+    for name in (COMBINED, *STATISTICS):
+        scores_N = scores_of(name, members, scales)
+        labelled = bool(truth_N.any())
+        best = counts_at(scores_N, truth_N, np.array([best_f1_cut(scores_N, truth_N)])).f1[0] if labelled else None
+        found.append(
+            StatisticFigures(
+                name,
+                auc_roc(scores_N, truth_N),
+                average_precision(scores_N, truth_N),
+                None if best is None else float(best),
+                float(np.median(scores_N[~truth_N])),
+                float(np.quantile(scores_N[~truth_N], 0.95)),
+                most_shared_score(scores_N, contents),
+            )
+        )
+    return found
+
+
+def choose_statistic(figures: Sequence[StatisticFigures]) -> str:
+    """Return the statistic to decide by: COMBINED, unless another has a clearly better average precision."""
+    precision = {each.name: each.average_precision or 0.0 for each in figures}
+    # A statistic that many sessions share to the digit cannot order them, whatever its figure.
+    fit = [each.name for each in figures if each.name != COMBINED and not is_collapsed(each.shared)]
+    best = max(fit, key=precision.__getitem__, default=COMBINED)
+    return best if precision[best] > precision[COMBINED] + BETTER_BY else COMBINED
+
+
 def _refuse_not_finite(kind: str, members: Sequence[ScoredSession]) -> None:
     broken = [each for each in members if not np.isfinite(list(each.statistics.values())).all()]
     if broken:
         raise UserError(
-            f"{kind}: the scores of {len(broken)} of {len(members)} sessions are not finite ({broken[0].session.key} "
-            "first): the model is damaged. Train again."
+            f"{kind}: the scores of {len(broken)} of {len(members)} sessions are not finite "
+            f"({printable(broken[0].session.key)} first): the model is damaged. Train again. {DIAGNOSE}"
         )
 
 
@@ -197,8 +232,8 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
     normal = [each for each in known if not each.truth]
     scales = fit_scales([each.statistics for each in normal])
     refuse_one_score(kind, known, scores_of(COMBINED, known, scales))
-    figures = _figures(known, truth_N, scales)
-    statistic = _choose(figures)
+    figures = figures_of(known, truth_N, scales)
+    statistic = choose_statistic(figures)
     scores_N = scores_of(statistic, known, scales)
     if wishes.by_cost:
         cost_miss, cost_false_alarm = _costs(wishes)
@@ -212,7 +247,8 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
         raise UserError(
             f"{kind}: the best threshold for these labels flags all {len(normal)} normal sessions: the scores do not "
             f"tell them from the {int(truth_N.sum())} anomalous ones, so no threshold is written. Are the labels those "
-            "of these sessions? Else train longer, or on more normal sessions, or state other costs."
+            "of these sessions? Else train longer, or on more normal sessions, or state other costs. "
+            f"{DIAGNOSE}"
         )
     calibration = KindCalibration(
         statistic=statistic,
@@ -268,40 +304,8 @@ def _without_labels(
         f"conformal quantile for a false-alarm rate of {asked:g}: number {cut.rank:,} of {cut.sessions:,} scores in "
         "ascending order, all sessions taken as normal"
     )
-    figures = _figures(taken, truth_N, scales)
+    figures = figures_of(taken, truth_N, scales)
     return CalibratedKind(kind, calibration, how, taken, scores_N, truth_N, figures, warnings, labelled=False)
-
-
-def _figures(
-    members: Sequence[ScoredSession], truth_N: np.ndarray, scales: Mapping[str, Scale]
-) -> list[StatisticFigures]:
-    contents = [each.content for each in members]
-    found = []
-    for name in (COMBINED, *STATISTICS):
-        scores_N = scores_of(name, members, scales)
-        labelled = bool(truth_N.any())
-        best = counts_at(scores_N, truth_N, np.array([best_f1_cut(scores_N, truth_N)])).f1[0] if labelled else None
-        found.append(
-            StatisticFigures(
-                name,
-                auc_roc(scores_N, truth_N),
-                average_precision(scores_N, truth_N),
-                None if best is None else float(best),
-                float(np.median(scores_N[~truth_N])),
-                float(np.quantile(scores_N[~truth_N], 0.95)),
-                most_shared_score(scores_N, contents),
-            )
-        )
-    return found
-
-
-def _choose(figures: Sequence[StatisticFigures]) -> str:
-    """Return the statistic to decide by: COMBINED, unless another has a clearly better average precision."""
-    precision = {each.name: each.average_precision or 0.0 for each in figures}
-    # A statistic that many sessions share to the digit cannot order them, whatever its figure.
-    fit = [each.name for each in figures if each.name != COMBINED and not is_collapsed(each.shared)]
-    best = max(fit, key=precision.__getitem__, default=COMBINED)
-    return best if precision[best] > precision[COMBINED] + BETTER_BY else COMBINED
 
 
 def _labelled_warnings(

@@ -17,7 +17,7 @@ import orjson
 from calibrate import plots
 from calibrate.curves import CONFIDENCE, RESAMPLES, counts_at, sweep_thresholds
 from calibrate.kinds import is_collapsed
-from calibrate.sessions import told
+from calibrate.sessions import printable, told
 from loggpt_stream.model.statistics import COMBINED, COMBINED_OF
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 SWEEP_COLUMNS: Final = ("kind", "threshold", "tp", "fp", "tn", "fn", "precision", "recall", "f1", "false_alarm_rate")
 _TOP: Final = 5
-_RAW_CHARS: Final = 500
 _SHORT_S: Final = 86400.0
 
 
@@ -256,24 +255,17 @@ def _top_sessions(kind: CalibratedKind) -> Iterator[str]:
         verdict = "above" if kind.scores_N[index] > kind.calibration.threshold else "not above"
         part = f" part {session.part}" if session.part else ""
         yield (
-            f"{place}. `{_printable(session.key)}`{part}: score {kind.scores_N[index]:.3f} ({verdict} the threshold), "
+            f"{place}. `{printable(session.key)}`{part}: score {kind.scores_N[index]:.3f} ({verdict} the threshold), "
             f"{truth}, {len(session.lines)} lines. Most surprising line ({scored.worst_loss:.1f} nats):"
         )
         yield ""
-        yield f"       {_printable(session.lines[scored.worst_line].raw)}"
+        yield f"       {printable(session.lines[scored.worst_line].raw)}"
         yield ""
 
 
 def _bundle_line(bundle: Bundle) -> str:
     calibration = bundle.calibration.id if bundle.calibration else "none"
     return f"Bundle `{bundle.path}`, model {bundle.model_fingerprint}, calibration {calibration}."
-
-
-def _printable(text: str) -> str:
-    """Return the first line of `text`, bounded, without characters that would break the report or a terminal."""
-    first = text.split("\n", 1)[0]
-    clean = "".join(character if character.isprintable() else "\ufffd" for character in first).replace("`", "'")
-    return clean if len(clean) <= _RAW_CHARS else clean[:_RAW_CHARS] + " …"
 
 
 def _numbers(kind: CalibratedKind) -> str:
