@@ -1,4 +1,4 @@
-"""The `loggpt-calibrate` command: choose thresholds, and evaluate them."""
+"""The `loggpt-calibrate` command: choose thresholds, evaluate them, and explain a model that is no good."""
 
 from __future__ import annotations
 
@@ -11,9 +11,24 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import CliPositionalArg
 
 from calibrate import report
+from calibrate.diagnosis import (
+    IDENTICAL_SCORES,
+    Diagnosis,
+    explained,
+    in_order,
+    judge_kind,
+    judged_by,
+    kind_findings,
+    leakage_findings,
+    line_findings,
+    loss_findings,
+    refuse_fatal,
+    weight_findings,
+)
 from calibrate.evaluation import evaluate_kinds, groups_of
-from calibrate.kinds import DEFAULT_FALSE_ALARM_RATE, Wishes, calibrate_kinds
-from calibrate.sessions import held_out_sessions, refuse_known, score_sessions, select
+from calibrate.facts import LineFacts, LossProfile, common_cause, find_leakage
+from calibrate.kinds import DEFAULT_FALSE_ALARM_RATE, Wishes, calibrate_kinds, unusable
+from calibrate.sessions import NotFiniteError, by_kind, held_out_sessions, refuse_known, score_sessions, select
 from calibrate.threshold import CONTAMINATION
 from loggpt_stream.errors import UserError
 from loggpt_stream.history.corpus import read_corpus
@@ -27,7 +42,8 @@ from loggpt_stream.settings import Settings, load
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from calibrate.sessions import Traffic
+    from calibrate.diagnosis import Finding
+    from calibrate.sessions import ScoredSession, Selection, Traffic
     from loggpt_stream.history.corpus import Corpus
     from loggpt_stream.history.labels import Labels
     from loggpt_stream.model.bundle import Bundle
@@ -35,7 +51,8 @@ if TYPE_CHECKING:
 
 _CALIBRATE_HELP: Final = """\
 Choose the threshold above which a session is anomalous, write it into the bundle, and report what to expect of it.
-`loggpt-calibrate evaluate` then measures the result on sessions that nobody has seen (see its own --help).
+`loggpt-calibrate evaluate` then measures the result on sessions that nobody has seen, and `loggpt-calibrate diagnose`
+explains a model that cannot tell sessions apart (each has its own --help).
 
 No labels, and only the log files that the model was trained from: use the sessions that the trainer held out (it never
 learned from them; it only watched their loss to know when to stop):
@@ -59,7 +76,7 @@ Then:
 
 Each session kind (instance, request, explicit, window) has its own threshold. With labels, kinds without labels of both
 classes are not judged, unless --false-alarm-rate says by what rate they shall be. Without labels the rate is
-0.01 if none is stated. Sessions that the model learned from are refused.
+0.01 if none is stated. Sessions that the model learned from are refused, and so is a model whose scores say nothing.
 
 The report folder holds calibration_report.md (read this first), loss_distribution.png, roc_curve.png,
 precision_recall_curve.png (both with labels only), threshold_sweep.csv and optimal_threshold.txt. With several kinds,
@@ -80,12 +97,32 @@ precision, recall, F1 and confusion matrix at the bundle's threshold, with boots
 promised and observed, and what simple detectors reach on the same sessions: counting ERROR lines, session length."""
 
 _HALF: Final = 0.5
+_DIAGNOSE_HELP: Final = """\
+Say whether a model can tell sessions apart and, where it cannot, why not and what to do. Nothing is changed. The bundle
+may be calibrated or not; take the sessions that you would calibrate or evaluate on.
+
+  loggpt-calibrate diagnose --bundle bundle --held-out /var/log/nova/
+  loggpt-calibrate diagnose --bundle bundle later.log.gz
+  loggpt-calibrate diagnose --bundle bundle --labels labels.csv --select split=test history.log.xz
+
+It looks for: scores that many different sessions share, with the line and token that give them; losses that are
+constant, those of guessing, or not finite, with the damaged tensor; a vocabulary that is full, lines never seen, lines
+cut so that sessions read alike; everything above or below the threshold; sessions that the bundle was made with, and
+groups on both sides of a split. With labels also: normal and anomalous that overlap, and labels that look flipped.
+
+Prints each finding; exits with 0 where there is none, 1 where there is one, 2 for a mistake in the command.
+The report folder holds diagnosis.md (read this first), diagnosis_scores.png (of other kinds than the one with most
+sessions: diagnosis_scores-<kind>.png) and diagnosis_tokens.png."""
+
+# So many sessions, evenly from all, tell what tokens cost; and so many of those with one score, what gives it.
+_PROFILED: Final = 256
+_EXPLAINED: Final = 64
 
 Kind = Literal["explicit", "instance", "request", "window"]
 
 
 class ScoringSettings(Settings):
-    """What both commands need."""
+    """What all commands need."""
 
     inputs: CliPositionalArg[list[str]] = Field(
         [], description="log files (plain, .gz, .xz, .zst; text or JSON lines), directories of them, or - for stdin"
@@ -159,6 +196,25 @@ class CalibrateSettings(ScoringSettings):
         return (self.report or self.destination.with_name(self.destination.name + "-calibration")).absolute()
 
 
+class DiagnoseSettings(ScoringSettings):
+    """Settings of `loggpt-calibrate diagnose`."""
+
+    held_out: bool = Field(False, description="take exactly the sessions that the trainer held out of the same logs")  # noqa: FBT003 - a default
+    group_column: str | None = Field(None, description="label column of what belongs together")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.group_column and self.labels is None:
+            raise ValueError("group_column names a column of a label file: give labels too")
+        return self
+
+    @property
+    def report_directory(self) -> Path:
+        """Return where the report goes."""
+        bundle = self.bundle.absolute()
+        return (self.report or bundle.with_name(bundle.name + "-diagnosis")).absolute()
+
+
 class EvaluateSettings(ScoringSettings):
     """Settings of `loggpt-calibrate evaluate`."""
 
@@ -174,12 +230,14 @@ class EvaluateSettings(ScoringSettings):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Calibrate, or evaluate where the first argument says so; return the exit code."""
+    """Calibrate, or evaluate or diagnose where the first argument says so; return the exit code."""
     command, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     configure()
     try:
         if command == "evaluate":
             return evaluate(rest)
+        if command == "diagnose":
+            return diagnose(rest)
         return calibrate(rest if command == "calibrate" else [command, *rest])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -205,10 +263,16 @@ def calibrate(argv: Sequence[str]) -> int:
     )
     # Every statistic is shown, those too that decide nothing.
     scorer = _scorer(settings, bundle, ranks=True)
+    refuse_fatal(weight_findings(dict(scorer.model.named_parameters())))
     scored = score_sessions(selection.sessions, scorer, labels, settings.anomaly_column)
     rate = settings.false_alarm_rate or _rate_of(settings.alerts_per_day, selection.traffic)
     wishes = Wishes(rate, settings.contamination, settings.cost_miss, settings.cost_false_alarm)
     outcome = calibrate_kinds(scored, wishes, labelled=labels is not None)
+    taken = [each for kind in outcome.kinds for each in kind.sessions]
+    refuse_fatal(loss_findings(_losses(taken, scorer)))
+    refuse_fatal(line_findings(_lines(taken, scorer, bundle)))
+    for kind in outcome.kinds:
+        refuse_fatal(kind_findings(judged_by(kind)))
     saved = save_calibrated(
         bundle, settings.destination, calibration=outcome.calibration(), calibration_sessions=outcome.fingerprints()
     )
@@ -264,6 +328,74 @@ def _rate_of(alerts_per_day: float | None, traffic: Mapping[str, Traffic]) -> fl
             "second one or more. Ask for fewer."
         )
     return rate
+
+
+def diagnose(argv: Sequence[str]) -> int:
+    """Explain what keeps a model from telling sessions apart; return 1 where something does."""
+    settings = load(DiagnoseSettings, argv, prog="loggpt-calibrate diagnose", description=_DIAGNOSE_HELP)
+    bundle = load_bundle(settings.bundle, calibrated=False)
+    labels = _labels(settings, settings.group_column)
+
+    corpus = _read(settings, bundle)
+    only = held_out_sessions(bundle) if settings.held_out else None
+    selection = select(corpus, labels, settings.select, kinds=settings.kinds, only=only)
+    diagnosis = _diagnosis(settings, bundle, corpus, selection, labels)
+    report.write_diagnosis(settings.report_directory, diagnosis, selection, bundle)
+
+    print("\n".join(report.diagnosis_summary(diagnosis, selection)))
+    print(f"report in {settings.report_directory}")
+    return 0 if diagnosis.healthy else 1
+
+
+def _diagnosis(
+    settings: DiagnoseSettings, bundle: Bundle, corpus: Corpus, selection: Selection, labels: Labels | None
+) -> Diagnosis:
+    scorer = _scorer(settings, bundle)
+    weights = dict(scorer.model.named_parameters())
+    damaged = weight_findings(weights)
+    try:
+        scored = score_sessions(selection.sessions, scorer, labels, settings.anomaly_column)
+    except NotFiniteError:
+        return Diagnosis(damaged or weight_findings(weights, losses_broken=True))
+    groups = groups_of(selection.sessions, labels, settings.group_column)
+    kinds, left_out = [], {}
+    for name, members in by_kind(scored).items():
+        calibration = bundle.calibration.kinds.get(name) if bundle.calibration else None
+        # Whether a kind could be calibrated at all: with a rate stated, labels of one class are no hindrance.
+        reason = unusable(members, Wishes(DEFAULT_FALSE_ALARM_RATE), labelled=labels is not None)
+        if reason and calibration is None:
+            left_out[name] = reason
+        else:
+            kinds.append(judge_kind(name, members, calibration, groups))
+    kinds.sort(key=lambda each: (-len(each.sessions), each.kind))
+    lines, losses = _lines(scored, scorer, bundle), _losses(scored, scorer)
+    leakage = find_leakage(selection.sessions, corpus.sessions, bundle.used_sessions, labels, settings.group_column)
+    of_kinds = [finding for kind in kinds for finding in kind_findings(kind)]
+    found = [
+        *damaged,
+        *loss_findings(losses),
+        *(_explained(each, scorer) if each.name == IDENTICAL_SCORES else each for each in of_kinds),
+        *line_findings(lines),
+        *leakage_findings(leakage, held_out=settings.held_out),
+    ]
+    return Diagnosis(in_order(found), kinds, left_out, lines, losses, leakage)
+
+
+def _losses(scored: Sequence[ScoredSession], scorer: Scorer) -> LossProfile:
+    """Score some of the sessions that read differently once more, for what each of their tokens costs."""
+    distinct = list({each.content: each.session for each in scored}.values())
+    some = distinct[:: max(1, len(distinct) // _PROFILED)]
+    return LossProfile.of(some, scorer.score(some), scorer.tokenizer.vocabulary_size)
+
+
+def _lines(scored: Sequence[ScoredSession], scorer: Scorer, bundle: Bundle) -> LineFacts:
+    return LineFacts.of([each.session for each in scored], scorer.tokenizer, bundle.training)
+
+
+def _explained(finding: Finding, scorer: Scorer) -> Finding:
+    """Score some of the sessions with one score once more, and say which line and token give it."""
+    sessions = [each.session for each in finding.sharing[:_EXPLAINED]]
+    return explained(finding, common_cause(sessions, scorer.score(sessions), scorer.tokenizer))
 
 
 def _read(settings: ScoringSettings, bundle: Bundle) -> Corpus:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from calibrate.curves import SharedScore, auc_roc, average_precision, counts_at, most_shared_score
-from calibrate.sessions import by_kind
+from calibrate.sessions import DIAGNOSE, by_kind, printable
 from calibrate.threshold import (
     CONTAMINATION,
     best_f1_cut,
@@ -124,7 +124,7 @@ def calibrate_kinds(scored: Sequence[ScoredSession], wishes: Wishes, *, labelled
     unjudged: dict[str, str] = {}
     for kind, members in by_kind(scored).items():
         _refuse_not_finite(kind, members)
-        reason = _unusable(members, wishes, labelled=labelled)
+        reason = unusable(members, wishes, labelled=labelled)
         if reason:
             unjudged[kind] = reason
         elif labelled and _both_classes(members):
@@ -148,13 +148,15 @@ def refuse_one_score(
     scores_N = scores_of(members, all_scales[MODEL])
     shared = most_shared_score(scores_N, [each.content for each in members])
     if is_collapsed(shared):
-        one, other = (members[i].session for i in shared.examples)
+        one, other = (
+            f"{printable(members[i].session.key)} with {len(members[i].session.lines)}" for i in shared.examples
+        )
         raise UserError(
             f"{kind}: {shared.sharing} of {shared.distinct} sessions that read differently have the same "
-            f"{MODEL} score, {shared.score:.6g} nats (for example {one.key} with {len(one.lines)} lines and "
-            f"{other.key} with {len(other.lines)}). The model does not see what differs between them, so no threshold "
-            "is written. Train again: with more sessions, until the validation loss no longer falls, or with a longer "
-            "--tokenizer.max-line-tokens if sessions differ only late in long lines. Or leave this kind out by --kinds."
+            f"{MODEL} score, {shared.score:.6g} nats (for example {one} lines and {other}). The model does not see "
+            "what differs between them, so no threshold is written. Train again: with more sessions, until the "
+            "validation loss no longer falls, or with a longer --tokenizer.max-line-tokens if sessions differ only "
+            f"late in long lines. Or leave this kind out by --kinds. {DIAGNOSE}"
         )
 
 
@@ -189,7 +191,7 @@ def left_out_scores(statistics: Sequence[Mapping[str, float]], names: Sequence[s
     )
 
 
-def _unusable(members: Sequence[ScoredSession], wishes: Wishes, *, labelled: bool) -> str:
+def unusable(members: Sequence[ScoredSession], wishes: Wishes, *, labelled: bool) -> str:
     """Return why this kind cannot be calibrated, or ""."""
     supervised = labelled and _both_classes(members)
     if labelled and not supervised and wishes.false_alarm_rate is None:
@@ -212,8 +214,8 @@ def _refuse_not_finite(kind: str, members: Sequence[ScoredSession]) -> None:
     broken = [each for each in members if not np.isfinite(list(each.statistics.values())).all()]
     if broken:
         raise UserError(
-            f"{kind}: the scores of {len(broken)} of {len(members)} sessions are not finite ({broken[0].session.key} "
-            "first): the model is damaged. Train again."
+            f"{kind}: the scores of {len(broken)} of {len(members)} sessions are not finite "
+            f"({printable(broken[0].session.key)} first): the model is damaged. Train again. {DIAGNOSE}"
         )
 
 
@@ -223,8 +225,8 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
     normal = [each for each in known if not each.truth]
     all_scales = candidate_scales(normal)
     refuse_one_score(kind, known, all_scales)
-    figures = _figures(known, truth_N, all_scales)
-    combination = _choose(figures)
+    figures = figures_of(known, truth_N, all_scales)
+    combination = choose_combination(figures)
     scales = all_scales[combination]
     scores_N = scores_of(known, scales)
     if wishes.by_cost:
@@ -239,7 +241,8 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
         raise UserError(
             f"{kind}: the best threshold for these labels flags all {len(normal)} normal sessions: the scores do not "
             f"tell them from the {int(truth_N.sum())} anomalous ones, so no threshold is written. Are the labels those "
-            "of these sessions? Else train longer, or on more normal sessions, or state other costs."
+            "of these sessions? Else train longer, or on more normal sessions, or state other costs. "
+            f"{DIAGNOSE}"
         )
     calibration = KindCalibration(
         combination=combination,
@@ -281,7 +284,7 @@ def _without_labels(
         scales=scales,
         normal_scores=tuple(np.sort(scores_N).tolist()),
     )
-    figures = _figures(taken, truth_N, all_scales)
+    figures = figures_of(taken, truth_N, all_scales)
     return CalibratedKind(kind, calibration, how, taken, scores_N, truth_N, figures, warnings, labelled=False)
 
 
@@ -341,9 +344,10 @@ def candidate_scales(normal: Sequence[ScoredSession]) -> dict[str, dict[str, Sca
     return {name: {each: single[each] for each in of} for name, of in candidates(statistics[0]).items()}
 
 
-def _figures(
+def figures_of(
     members: Sequence[ScoredSession], truth_N: np.ndarray, all_scales: Mapping[str, Mapping[str, Scale]]
 ) -> list[StatisticFigures]:
+    """Return what each candidate is worth on these sessions."""
     contents = [each.content for each in members]
     found = []
     for name, scales in all_scales.items():
@@ -365,7 +369,7 @@ def _figures(
     return found
 
 
-def _choose(figures: Sequence[StatisticFigures]) -> str:
+def choose_combination(figures: Sequence[StatisticFigures]) -> str:
     """Return what to decide by: COMBINED, unless another has a clearly better average precision."""
     precision = {each.name: each.average_precision or 0.0 for each in figures}
     # Single statistics are shown and not chosen: the best of so many on few sessions is best by luck. And a score that

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from calibrate.diagnosis import JudgedKind
     from calibrate.evaluation import KindEvaluation
+    from calibrate.facts import LineFacts, LossProfile
     from calibrate.kinds import CalibratedKind
 
 # Told apart by the colour-blind, and in grey print.
@@ -31,33 +33,68 @@ _LOG_FACTOR: Final = 30.0
 def loss_distribution(kind: CalibratedKind, path: Path) -> None:
     """Draw the scores of normal against anomalous sessions, with the threshold."""
     figure, axes = _figure(1)
-    ax = axes[0]
-    scores_N, truth_N, threshold = kind.scores_N, kind.truth_N, kind.calibration.threshold
-    edges, logged = _edges(np.append(scores_N, threshold))
-    shown_N = np.clip(scores_N, edges[0], edges[-1])
-    normal, anomalous = shown_N[~truth_N], shown_N[truth_N]
-    ax.hist(
-        normal,
-        edges.tolist(),
-        color=NORMAL,
-        alpha=0.65,
-        label=f"normal ({len(normal):,})" if kind.labelled else f"held out, taken as normal ({len(normal):,})",
+    normal = "normal" if kind.labelled else "held out, taken as normal"
+    _scores(
+        axes[0],
+        kind.scores_N,
+        kind.truth_N,
+        kind.calibration.threshold,
+        combination=kind.calibration.combination,
+        normal=normal,
     )
-    if len(anomalous):
-        ax.hist(anomalous, edges.tolist(), color=ANOMALOUS, alpha=0.65, label=f"anomalous ({len(anomalous):,})")
-    ax.axvline(threshold, color=_MODEL, linestyle="--", linewidth=1.4, label=f"threshold {threshold:.4g} nats")
-    if logged:
-        ax.set_xscale("log")
-        ax.xaxis.set_major_formatter("{x:g}")
-    tallest = np.histogram(normal, edges)[0].max()
-    if tallest > _LOG_FACTOR:
+    axes[0].set_title(f"Scores of {kind.kind} sessions")
+    _save(figure, path)
+
+
+def diagnosed_scores(kind: JudgedKind, path: Path) -> None:
+    """Draw the scores of a kind, and beside them in ascending order: sessions that share one are a level stretch."""
+    figure, (left, right) = _figure(2, square=True)
+    truth_N = np.array([truth is True for truth in kind.truths], dtype=bool)
+    normal = "normal" if kind.normal.size == (~truth_N).sum() else "not labelled anomalous"
+    _scores(left, kind.scores_N, truth_N, kind.threshold, combination=kind.combination, normal=normal)
+    left.set_title("How many sessions have which score")
+    for of_class, colour, name in ((~truth_N, NORMAL, normal), (truth_N, ANOMALOUS, "anomalous")):
+        ordered = np.sort(kind.scores_N[of_class])
+        if ordered.size:
+            right.plot(np.linspace(0, 1, len(ordered)), ordered, ".-", color=colour, linewidth=1, label=name)
+    if kind.threshold is not None:
+        right.axhline(kind.threshold, color=_MODEL, linestyle="--", linewidth=1.4, label="threshold")
+    if _edges(kind.scores_N)[1]:
+        right.set_yscale("log")
+        right.yaxis.set_major_formatter("{x:g}")
+    right.set_xlabel("share of the sessions that score lower")
+    right.set_ylabel(f"score: {_named(kind.combination)} (nats)")
+    right.set_title("In order: a level stretch is one shared score")
+    _legend_below(right, columns=3)
+    figure.suptitle(f"Scores of {len(kind.sessions):,} {kind.kind} sessions")
+    _save(figure, path)
+
+
+def diagnosed_tokens(losses: LossProfile, lines: LineFacts, path: Path) -> None:
+    """Draw what tokens cost, against guessing, and how many tokens lines have, against where they are cut."""
+    figure, (left, right) = _figure(2, square=True)
+    left.hist(losses.losses_N, _BINS, color=NORMAL, alpha=0.65, label=f"tokens ({len(losses.losses_N):,})")
+    left.axvline(losses.guessing, color=_MODEL, linestyle="--", label=f"guessing: {losses.guessing:.3g} nats")
+    left.set_xlabel("loss of a token (nats)")
+    left.set_ylabel("tokens (log scale)")
+    left.set_title("What tokens cost")
+    last = max(int(lines.lengths_D.max()), lines.max_line_tokens) + 1
+    edges = np.unique(np.geomspace(1, last + 1, _BINS).astype(int)).tolist()
+    right.hist(
+        lines.lengths_D, edges, weights=lines.times_D, color=NORMAL, alpha=0.65, label=f"lines ({lines.lines:,})"
+    )
+    cut = f"cut at {lines.max_line_tokens}: {lines.cut / lines.lines:.1%}"
+    right.axvline(lines.max_line_tokens, color=_MODEL, linestyle="--", label=cut)
+    right.set_xscale("log")
+    right.xaxis.set_major_formatter("{x:g}")
+    right.set_xlabel("tokens of a line, before it is cut (log scale)")
+    right.set_ylabel("lines (log scale)")
+    right.set_title(f"Tokens of lines: {lines.in_pieces / lines.lines:.1%} are more than one")
+    for ax in (left, right):
         ax.set_yscale("log")
         ax.set_ylim(bottom=0.7)
         ax.yaxis.set_major_formatter("{x:g}")
-    ax.set_xlabel(f"score of a session: {_named(kind.calibration.combination)} (nats{', log scale' if logged else ''})")
-    ax.set_ylabel("sessions" + (" (log scale)" if tallest > _LOG_FACTOR else ""))
-    ax.set_title(f"Scores of {kind.kind} sessions")
-    _legend_below(ax, columns=3)
+        _legend_below(ax, columns=2)
     _save(figure, path)
 
 
@@ -110,6 +147,31 @@ def _figure(columns: int, *, square: bool = False) -> tuple[Figure, Sequence[Axe
         ax.grid(visible=True, color="#e5e5e5", linewidth=0.7)
         ax.set_axisbelow(True)
     return figure, axes
+
+
+def _scores(
+    ax: Axes, scores_N: np.ndarray, truth_N: np.ndarray, threshold: float | None, *, combination: str, normal: str
+) -> None:
+    """Draw the histograms of normal and anomalous scores, with the threshold if there is one."""
+    edges, logged = _edges(scores_N if threshold is None else np.append(scores_N, threshold))
+    shown_N = np.clip(scores_N, edges[0], edges[-1])
+    normal_N, anomalous_N = shown_N[~truth_N], shown_N[truth_N]
+    ax.hist(normal_N, edges.tolist(), color=NORMAL, alpha=0.65, label=f"{normal} ({len(normal_N):,})")
+    if len(anomalous_N):
+        ax.hist(anomalous_N, edges.tolist(), color=ANOMALOUS, alpha=0.65, label=f"anomalous ({len(anomalous_N):,})")
+    if threshold is not None:
+        ax.axvline(threshold, color=_MODEL, linestyle="--", linewidth=1.4, label=f"threshold {threshold:.4g} nats")
+    if logged:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")
+    tallest = np.histogram(normal_N, edges)[0].max()
+    if tallest > _LOG_FACTOR:
+        ax.set_yscale("log")
+        ax.set_ylim(bottom=0.7)
+        ax.yaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel(f"score of a session: {_named(combination)} (nats{', log scale' if logged else ''})")
+    ax.set_ylabel("sessions" + (" (log scale)" if tallest > _LOG_FACTOR else ""))
+    _legend_below(ax, columns=3)
 
 
 def _edges(scores_N: np.ndarray) -> tuple[np.ndarray, bool]:

@@ -15,23 +15,24 @@ import numpy as np
 import orjson
 
 from calibrate import plots
-from calibrate.curves import CONFIDENCE, RESAMPLES, counts_at, sweep_thresholds
+from calibrate.curves import CONFIDENCE, RESAMPLES, auc_roc, counts_at, most_shared_score, sweep_thresholds
 from calibrate.kinds import is_collapsed
-from calibrate.sessions import told
+from calibrate.sessions import printable, told
 from loggpt_stream.model.statistics import COMBINATIONS, COMBINED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from calibrate.diagnosis import Diagnosis, Finding, JudgedKind
     from calibrate.evaluation import Baseline, Evaluation, KindEvaluation
+    from calibrate.facts import Leakage, LineFacts, LossProfile
     from calibrate.kinds import CalibratedKind, Outcome, StatisticFigures
     from calibrate.sessions import ScoredSession, Selection, Traffic
     from loggpt_stream.model.bundle import Bundle
 
 SWEEP_COLUMNS: Final = ("kind", "threshold", "tp", "fp", "tn", "fn", "precision", "recall", "f1", "false_alarm_rate")
 _TOP: Final = 5
-_RAW_CHARS: Final = 500
 _SHORT_S: Final = 86400.0
 
 
@@ -112,6 +113,31 @@ def evaluation_summary(evaluation: Evaluation) -> Iterator[str]:
         yield from (f"WARNING {kind.kind}: {warning}" for warning in kind.warnings)
     for name, reason in evaluation.left_out.items():
         yield f"{name}: not evaluated ({reason})"
+
+
+def write_diagnosis(directory: Path, diagnosis: Diagnosis, selection: Selection, bundle: Bundle) -> None:
+    """Write the findings with what they were found in, and figures of scores and tokens."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _remove_figures(directory, "diagnosis_scores", "diagnosis_tokens")
+    for place, kind in enumerate(diagnosis.kinds):
+        plots.diagnosed_scores(kind, _figure(directory, "diagnosis_scores", kind.kind, place))
+    if diagnosis.losses and diagnosis.lines:
+        plots.diagnosed_tokens(diagnosis.losses, diagnosis.lines, directory / "diagnosis_tokens.png")
+    text = "\n".join(_diagnosis_text(diagnosis, selection, bundle))
+    (directory / "diagnosis.md").write_text(text + "\n")
+
+
+def diagnosis_summary(diagnosis: Diagnosis, selection: Selection) -> Iterator[str]:
+    """Yield the lines that the command prints: every finding with its evidence, or that there is none."""
+    yield f"{len(selection.sessions):,} sessions ({told(selection.left_out) or 'none'} left out)"
+    for finding in diagnosis.findings:
+        yield f"{finding.severity.upper()} {finding.title}: {finding.seen}"
+        yield from (f"    {each}" for each in finding.evidence)
+        yield f"  why: {finding.why}"
+        yield f"  to do: {finding.remedy}"
+    for name, reason in diagnosis.left_out.items():
+        yield f"{name}: not looked at ({reason})"
+    yield _found(diagnosis)
 
 
 def _figure(directory: Path, stem: str, kind: str, place: int) -> Path:
@@ -261,24 +287,17 @@ def _top_sessions(kind: CalibratedKind) -> Iterator[str]:
         verdict = "above" if kind.scores_N[index] > kind.calibration.threshold else "not above"
         part = f" part {session.part}" if session.part else ""
         yield (
-            f"{place}. `{_printable(session.key)}`{part}: score {kind.scores_N[index]:.3f} ({verdict} the threshold), "
+            f"{place}. `{printable(session.key)}`{part}: score {kind.scores_N[index]:.3f} ({verdict} the threshold), "
             f"{truth}, {len(session.lines)} lines. Most surprising line ({scored.worst_loss:.1f} nats):"
         )
         yield ""
-        yield f"       {_printable(session.lines[scored.worst_line].raw)}"
+        yield f"       {printable(session.lines[scored.worst_line].raw)}"
         yield ""
 
 
 def _bundle_line(bundle: Bundle) -> str:
     calibration = bundle.calibration.id if bundle.calibration else "none"
     return f"Bundle `{bundle.path}`, model {bundle.model_fingerprint}, calibration {calibration}."
-
-
-def _printable(text: str) -> str:
-    """Return the first line of `text`, bounded, without characters that would break the report or a terminal."""
-    first = text.split("\n", 1)[0]
-    clean = "".join(character if character.isprintable() else "\ufffd" for character in first).replace("`", "'")
-    return clean if len(clean) <= _RAW_CHARS else clean[:_RAW_CHARS] + " …"
 
 
 def _numbers(kind: CalibratedKind) -> str:
@@ -401,3 +420,108 @@ def _number(value: float | None) -> str:
 
 def _duration(span_s: float) -> str:
     return f"{span_s / 60:.0f} minutes" if span_s < 2 * 3600 else f"{span_s / 3600:.1f} hours"
+
+
+def _found(diagnosis: Diagnosis) -> str:
+    if diagnosis.healthy:
+        return "Healthy: no pathology was found."
+    fatal = sum(each.severity == "fatal" for each in diagnosis.findings)
+    return f"{fatal} fatal and {len(diagnosis.findings) - fatal} other pathologies were found."
+
+
+def _diagnosis_text(diagnosis: Diagnosis, selection: Selection, bundle: Bundle) -> Iterator[str]:
+    yield "# Diagnosis"
+    yield ""
+    yield _bundle_line(bundle)
+    yield ""
+    yield f"**Read:** {len(selection.sessions):,} sessions. Left out: {told(selection.left_out) or 'none'}."
+    yield ""
+    yield f"**{_found(diagnosis)}**"
+    yield ""
+    yield "Fatal: no threshold on these scores means anything, or no figure does. Warning: the detector suffers."
+    for place, finding in enumerate(diagnosis.findings, 1):
+        yield from _finding_text(place, finding)
+    yield ""
+    yield "## What was looked at"
+    if diagnosis.kinds:
+        yield ""
+        yield from _judged_table(diagnosis.kinds)
+    if diagnosis.left_out:
+        yield ""
+        yield from (f"- **{name}** was not looked at: {reason}." for name, reason in diagnosis.left_out.items())
+    if diagnosis.losses and diagnosis.lines and diagnosis.leakage:
+        yield ""
+        yield from _facts_text(diagnosis.losses, diagnosis.lines, diagnosis.leakage)
+    yield ""
+    yield "## Files"
+    yield ""
+    yield "- `diagnosis_scores.png`: scores by class, and in order (of other kinds: `diagnosis_scores-<kind>.png`)"
+    yield "- `diagnosis_tokens.png`: what tokens cost, and how many tokens lines have"
+
+
+def _finding_text(place: int, finding: Finding) -> Iterator[str]:
+    yield ""
+    yield f"## {place}. {finding.title} ({finding.severity})"
+    yield ""
+    yield f"- **Seen:** {finding.seen}"
+    # As code: a renderer would take the masks in a line, such as <uuid>, for tags of its own.
+    yield from (f"  - `{each}`" for each in finding.evidence)
+    yield f"- **Why:** {finding.why}"
+    yield f"- **What to do:** {finding.remedy}"
+
+
+def _judged_table(kinds: Sequence[JudgedKind]) -> Iterator[str]:
+    yield "| kind | score (nats) | sessions | normal | anomalous | median | highest | AUC-ROC | shared score |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for kind in kinds:
+        contents = [each.content for each in kind.sessions]
+        known = np.concatenate([kind.normal, kind.anomalous])
+        truth_N = np.arange(len(known)) >= len(kind.normal)
+        rows = {f"**{kind.combination}** (decides)": kind.scores_N}
+        for name in kind.sessions[0].statistics:
+            if name != kind.combination:
+                rows[name] = np.array([each.statistics[name] for each in kind.sessions])
+        for name, scores_N in rows.items():
+            shared = most_shared_score(scores_N, contents)
+            yield (
+                f"| {kind.kind} | {name} | {len(kind.sessions):,} | {len(kind.normal):,} | {len(kind.anomalous):,} | "
+                f"{np.median(scores_N):.3f} | {scores_N.max():.3f} | {_number(auc_roc(scores_N[known], truth_N))} | "
+                f"{shared.sharing} of {shared.distinct} |"
+            )
+        if kind.threshold is not None:
+            above = int((kind.scores_N > kind.threshold).sum())
+            yield f"| {kind.kind} | threshold {kind.threshold:.4f}: {above:,} above | | | | | | | |"
+
+
+def _facts_text(losses: LossProfile, lines: LineFacts, leakage: Leakage) -> Iterator[str]:
+    low, median, high = np.quantile(losses.losses_N, [0.05, 0.5, 0.95]).tolist()
+    yield (
+        f"- Losses of {len(losses.losses_N):,} tokens: .05 quantile {low:.4g} nats, median {median:.4g}, .95 quantile "
+        f"{high:.4g}; guessing among {losses.vocabulary_size:,} tokens costs {losses.guessing:.4g}."
+    )
+    yield (
+        f"- {losses.unmoved:,} of {losses.recurring:,} lines that come again and again cost the same each time, "
+        "whatever came before."
+    )
+    room = {True: "full", False: "not full", None: "full or not, the bundle does not say"}[lines.full]
+    yield (
+        f"- Vocabulary: {lines.vocabulary_size:,} tokens, {lines.whole_tokens:,} of them whole lines ({room}). Of "
+        f"{lines.lines:,} lines ({lines.distinct_lines:,} distinct), {lines.in_pieces / lines.lines:.1%} are in pieces "
+        f"and {lines.cut / lines.lines:.1%} are cut at {lines.max_line_tokens} tokens."
+    )
+    yield (
+        f"- {lines.alike:,} of {lines.sessions:,} sessions that read differently are the same tokens as another one."
+    )
+    used = ", ".join(f"{len(leakage.known[role]):,} {role}" for role in ("train", "validation", "calibration"))
+    yield f"- Of the {leakage.sessions:,} sessions, the bundle was made with: {used}."
+    if leakage.trained_here and leakage.others:
+        yield (
+            f"- {leakage.alike:,} of {leakage.others:,} sessions that it did not learn from "
+            f"({leakage.alike / leakage.others:.1%}) read exactly like one that it did learn from. That is no leakage "
+            "by itself: routine reads alike every day."
+        )
+    else:
+        yield (
+            "- How many of them read like a session of training is not known: the bundle keeps no text, and no session "
+            "of training is in this input."
+        )

@@ -25,8 +25,15 @@ if TYPE_CHECKING:
 _BATCH_SESSIONS: Final = 256
 _PROGRESS_S: Final = 5.0
 _EXAMPLES: Final = 3
+_RAW_CHARS: Final = 500
+# What a refusal ends with where the reason lies in the model and not in the flags.
+DIAGNOSE: Final = "`loggpt-calibrate diagnose` with the same bundle and inputs explains it."
 
 _log = get_logger(__name__)
+
+
+class NotFiniteError(UserError):
+    """The model gives losses that are not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +128,7 @@ def refuse_known(sessions: Sequence[Session], bundle: Bundle, roles: Sequence[st
     for role in roles:
         known = np.flatnonzero(np.isin(prints_N, bundle.used_sessions[role]))
         if known.size:
-            keys = ", ".join(f"{sessions[i].kind} {sessions[i].key}" for i in known[:_EXAMPLES])
+            keys = ", ".join(f"{sessions[i].kind} {printable(sessions[i].key)}" for i in known[:_EXAMPLES])
             more = ", …" if known.size > _EXAMPLES else ""
             raise UserError(
                 f"{known.size} of the {len(sessions)} sessions are {role} sessions of this bundle ({keys}{more}): "
@@ -132,12 +139,14 @@ def refuse_known(sessions: Sequence[Session], bundle: Bundle, roles: Sequence[st
 def score_sessions(
     sessions: Sequence[Session], scorer: Scorer, labels: Labels | None, anomaly_column: str
 ) -> list[ScoredSession]:
-    """Return each session with its statistics. Raises `UserError` where the model or a label is unusable.
+    """Return each session with its statistics. Raises `UserError` where a label is unusable.
+
+    Raises `NotFiniteError` where the model gives a loss that is not finite.
 
     Sessions that read alike are read by the model once: what a batch adds in the last digits must not tell them apart.
     """
     truths = [labels.anomalous(session, anomaly_column) if labels else None for session in sessions]
-    contents = [_content(session) for session in sessions]
+    contents = [content_of(session) for session in sessions]
     distinct = list(dict(zip(contents, sessions, strict=True)).items())
     scored: dict[bytes, SessionScore] = {}
     shown_s = time.monotonic()
@@ -146,7 +155,9 @@ def score_sessions(
         try:
             scores = scorer.score([session for _, session in batch])
         except FloatingPointError as error:
-            raise UserError(f"{error}. Train again, with a smaller learning rate if it happens again.") from error
+            raise NotFiniteError(
+                f"{error}. Train again, with a smaller learning rate if it happens again. {DIAGNOSE}"
+            ) from error
         scored.update(zip((content for content, _ in batch), scores, strict=True))
         if time.monotonic() - shown_s > _PROGRESS_S:
             shown_s = time.monotonic()
@@ -170,7 +181,7 @@ def _scored(
     return ScoredSession(session, statistics, truth, worst, float(score.line_losses_L[worst]), content)
 
 
-def _content(session: Session) -> bytes:
+def content_of(session: Session) -> bytes:
     """Return what is equal where two sessions read alike to the model."""
     text = "\n".join((session.kind, *session.texts))
     return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).digest()
@@ -180,6 +191,13 @@ def by_kind(scored: Sequence[ScoredSession]) -> dict[str, list[ScoredSession]]:
     """Return the sessions of each kind, kinds in order of their name."""
     kinds = sorted({each.session.kind for each in scored})
     return {kind: [each for each in scored if each.session.kind == kind] for kind in kinds}
+
+
+def printable(text: str) -> str:
+    """Return the first line of `text`, bounded, without characters that would break the report or a terminal."""
+    first = text.split("\n", 1)[0]
+    clean = "".join(character if character.isprintable() else "\ufffd" for character in first).replace("`", "'")
+    return clean if len(clean) <= _RAW_CHARS else clean[:_RAW_CHARS] + " …"
 
 
 def told(counts: Counter[str]) -> str:

@@ -47,6 +47,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         (trainer.cli.main, ["--help"], "loggpt-calibrate"),
         (calibrate.cli.main, ["--help"], "--false-alarm-rate"),
         (calibrate.cli.main, ["evaluate", "--help"], "--select"),
+        (calibrate.cli.main, ["diagnose", "--help"], "what to do"),
     ],
 )
 def test_help_teaches(

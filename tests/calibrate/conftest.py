@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -142,15 +142,21 @@ def learn(model: GPT2LMHeadModel, tokenizer: LineTokenizer, sessions: list[Sessi
         optimizer.step()
 
 
-def save(path: Path, model: GPT2LMHeadModel, tokenizer: LineTokenizer, recording: Recording) -> Path:
+def save(
+    path: Path,
+    model: GPT2LMHeadModel,
+    tokenizer: LineTokenizer,
+    recording: Recording,
+    training: dict[str, Any] | None = None,
+) -> Path:
     used = {"train": recording.learned, "validation": recording.held_out}
     save_bundle(
         path,
         model=model,
         tokenizer=tokenizer.tokenizer,
-        meaning=Meaning(DEFAULT_RULES, RULES, LINE_TOKENS),
+        meaning=Meaning(DEFAULT_RULES, RULES, tokenizer.max_line_tokens),
         books=count_lines(recording.learned),
-        training={"seed": 42},
+        training=training or {"seed": 42},
         used_sessions={role: np.array([each.fingerprint() for each in these]) for role, these in used.items()},
     )
     return path
