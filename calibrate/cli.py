@@ -172,6 +172,13 @@ class CalibrateSettings(ScoringSettings):
     cost_false_alarm: float | None = Field(
         None, ge=0, description="with labels: cost of a false alarm (1 beside cost-miss)"
     )
+    early_false_alarm_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of normal sessions that may alarm while they are open "
+        f"(with labels {DEFAULT_FALSE_ALARM_RATE:g}, without them false-alarm-rate)",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -266,7 +273,13 @@ def calibrate(argv: Sequence[str]) -> int:
     refuse_fatal(weight_findings(dict(scorer.model.named_parameters())))
     scored = score_sessions(selection.sessions, scorer, labels, settings.anomaly_column)
     rate = settings.false_alarm_rate or _rate_of(settings.alerts_per_day, selection.traffic)
-    wishes = Wishes(rate, settings.contamination, settings.cost_miss, settings.cost_false_alarm)
+    wishes = Wishes(
+        rate,
+        settings.contamination,
+        settings.cost_miss,
+        settings.cost_false_alarm,
+        settings.early_false_alarm_rate,
+    )
     outcome = calibrate_kinds(scored, wishes, labelled=labels is not None)
     taken = [each for kind in outcome.kinds for each in kind.sessions]
     refuse_fatal(loss_findings(_losses(taken, scorer)))

@@ -19,8 +19,8 @@ from calibrate.threshold import (
     tail_cut,
 )
 from loggpt_stream.errors import UserError
-from loggpt_stream.model.calibration import Calibration, KindCalibration
-from loggpt_stream.model.statistics import COMBINATIONS, COMBINED, MODEL, STATISTICS, combine, fit_scales
+from loggpt_stream.model.calibration import Calibration, EarlyCalibration, KindCalibration
+from loggpt_stream.model.statistics import COMBINATIONS, COMBINED, EARLY, MODEL, STATISTICS, combine, fit_scales
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,12 +48,14 @@ class Wishes:
     """What the operator asked for. false_alarm_rate: None where it was not stated. Costs: None, or of one session.
 
     contamination: up to this share of sessions without labels may be failures; 0 takes all of them as normal.
+    early_false_alarm_rate: share of normal sessions that may alarm while they are open; None where it was not stated.
     """
 
     false_alarm_rate: float | None = None
     contamination: float = CONTAMINATION
     cost_miss: float | None = None
     cost_false_alarm: float | None = None
+    early_false_alarm_rate: float | None = None
 
     @property
     def by_cost(self) -> bool:
@@ -84,7 +86,8 @@ class CalibratedKind:
     """One session kind with its calibration, and the sessions behind it.
 
     sessions, scores_N, truth_N: those that took part, their deciding scores, and whether they are anomalous (where
-    `labelled` is False nothing is known, and all are taken as normal). how: how the threshold was chosen, in words.
+    `labelled` is False nothing is known, and all are taken as normal). how, early_how: how the threshold, and that of
+    open sessions, was chosen, in words.
     """
 
     kind: str
@@ -96,6 +99,7 @@ class CalibratedKind:
     figures: list[StatisticFigures]
     warnings: list[str]
     labelled: bool
+    early_how: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +248,9 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
             "of these sessions? Else train longer, or on more normal sessions, or state other costs. "
             f"{DIAGNOSE}"
         )
+    # These are known to be normal: their own quantile guarantees the rate, and nothing has to be disbelieved.
+    early_rate = DEFAULT_FALSE_ALARM_RATE if wishes.early_false_alarm_rate is None else wishes.early_false_alarm_rate
+    early, early_how = _early(normal, early_rate, contamination=0.0)
     calibration = KindCalibration(
         combination=combination,
         threshold=threshold,
@@ -252,13 +259,16 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
         scales=scales,
         normal_scores=tuple(np.sort(scores_N[~truth_N]).tolist()),
         anomalous_sessions=int(truth_N.sum()),
+        early=early,
     )
     warnings = _labelled_warnings(members, known, truth_N, scores_N)
     if not counts.tp_T[0]:
         warnings.append(
             "The threshold flags none of the anomalous calibration sessions: at these costs, alerts do not pay."
         )
-    return CalibratedKind(kind, calibration, how, known, scores_N, truth_N, figures, warnings, labelled=True)
+    return CalibratedKind(
+        kind, calibration, how, known, scores_N, truth_N, figures, warnings, labelled=True, early_how=early_how
+    )
 
 
 def _without_labels(
@@ -268,14 +278,14 @@ def _without_labels(
     truth_N = np.zeros(len(taken), dtype=bool)
     all_scales = candidate_scales(taken)
     scales = all_scales[COMBINED]
-    scores_N = scores_of(taken, scales)
     refuse_one_score(kind, taken, all_scales)
-    if len(taken) <= _LEFT_OUT_MOST:
-        scores_N = left_out_scores([each.statistics for each in taken], list(scales))
+    scores_N = _fair_scores(taken, scales)
     asked = DEFAULT_FALSE_ALARM_RATE if wishes.false_alarm_rate is None else wishes.false_alarm_rate
     cut, basis, how, warnings = _cut_without_labels(scores_N, asked, wishes.contamination)
     if labels_given:
         warnings.append("This kind has no labels of both classes: its threshold comes from the false-alarm rate alone.")
+    early_rate = asked if wishes.early_false_alarm_rate is None else wishes.early_false_alarm_rate
+    early, early_how = _early(taken, early_rate, contamination=wishes.contamination)
     calibration = KindCalibration(
         combination=COMBINED,
         threshold=cut.threshold,
@@ -283,9 +293,37 @@ def _without_labels(
         false_alarm_rate=cut.rate,
         scales=scales,
         normal_scores=tuple(np.sort(scores_N).tolist()),
+        early=early,
     )
     figures = figures_of(taken, truth_N, all_scales)
-    return CalibratedKind(kind, calibration, how, taken, scores_N, truth_N, figures, warnings, labelled=False)
+    return CalibratedKind(
+        kind, calibration, how, taken, scores_N, truth_N, figures, warnings, labelled=False, early_how=early_how
+    )
+
+
+def _fair_scores(members: Sequence[ScoredSession], scales: Mapping[str, Scale]) -> np.ndarray:
+    """Return the score of each session (nats); where they are few, under scales fitted to the others."""
+    if len(members) > _LEFT_OUT_MOST:
+        return scores_of(members, scales)
+    return left_out_scores([each.statistics for each in members], list(scales))
+
+
+def _early(
+    normal: Sequence[ScoredSession], rate: float, *, contamination: float
+) -> tuple[EarlyCalibration | None, str]:
+    """Return the calibration of open sessions at a false-alarm rate, and how its threshold was found in words.
+
+    It is fitted to whole sessions: no early score of a session is higher than that of the whole
+    (`loggpt_stream.model.early`), so the rate bounds that of alarms at any look. None without such statistics.
+    """
+    statistics = [each.statistics for each in normal]
+    names = [name for name in EARLY if name in statistics[0]]
+    if not names:
+        return None, ""
+    scales = fit_scales(statistics, names)
+    scores_N = _fair_scores(normal, scales)
+    cut, basis, how, _ = _cut_without_labels(scores_N, rate, contamination)
+    return EarlyCalibration(cut.threshold, basis, cut.rate, scales, tuple(np.sort(scores_N).tolist())), how
 
 
 def _cut_without_labels(

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 SWEEP_COLUMNS: Final = ("kind", "threshold", "tp", "fp", "tn", "fn", "precision", "recall", "f1", "false_alarm_rate")
 _TOP: Final = 5
 _SHORT_S: Final = 86400.0
+# The conformal rate bounds the average, a tail is a model; with labels it is what was observed, one alarm more counted
+# in.
+_HOW_SURE: Final = {"conformal": " at most, on average", "robust_tail": " (modelled)", "tail_model": " (modelled)"}
 
 
 def write_calibration(directory: Path, outcome: Outcome, selection: Selection, saved: Bundle, origin: str) -> None:
@@ -231,6 +234,7 @@ def _kind_text(kind: CalibratedKind, traffic: Traffic | None) -> Iterator[str]:
     if traffic and traffic.span_s < _SHORT_S and traffic.per_day is not None:
         yield f"  (A day is extrapolated from {_duration(traffic.span_s)} of logs.)"
     yield "- That holds for sessions like these. When normal behaviour changes, calibrate again."
+    yield from _early_text(kind)
     yield (
         "- The scales of the combined statistic were fitted to the same normal sessions as the threshold. That makes "
         "the promised rate slightly optimistic, the fewer sessions the more."
@@ -261,6 +265,28 @@ def _kind_text(kind: CalibratedKind, traffic: Traffic | None) -> Iterator[str]:
     yield "### Highest scores"
     yield ""
     yield from _top_sessions(kind)
+
+
+def _early_text(kind: CalibratedKind) -> Iterator[str]:
+    early = kind.calibration.early
+    if early is None:
+        return
+    yield (
+        f"- **While a session is open**, it alarms above {early.threshold:.4f} nats on what never falls as it grows: "
+        f"{' and '.join(f'`{name}`' for name in early.scales)}. How that was chosen: {kind.early_how}."
+    )
+    yield (
+        f"  About {early.false_alarm_rate:.2%} of normal sessions{_HOW_SURE.get(early.basis, '')} raise an early alert "
+        "that is false. That bounds all looks at a session together: a whole session never scores lower than it did "
+        "while it was open, and the threshold is that of whole sessions."
+    )
+    if kind.labelled:
+        anomalous = [each for each, truth in zip(kind.sessions, kind.truth_N, strict=True) if truth]
+        announced = sum(early.score(each.statistics) > early.threshold for each in anomalous)
+        yield (
+            f"  It announces {announced} of the {len(anomalous)} anomalous sessions ({announced / len(anomalous):.0%}) "
+            "by their last line at the latest."
+        )
 
 
 def _statistics_table(kind: CalibratedKind) -> Iterator[str]:
@@ -313,10 +339,7 @@ def _numbers(kind: CalibratedKind) -> str:
 
 def _expected(kind: CalibratedKind, traffic: Traffic | None) -> str:
     rate = kind.calibration.false_alarm_rate
-    # The conformal rate bounds the average, a tail is a model; with labels it is what was observed, one alarm
-    # more counted in.
-    how = {"conformal": " at most, on average", "robust_tail": " (modelled)", "tail_model": " (modelled)"}
-    text = f"about {rate:.2%} of normal sessions raise a false alarm{how.get(kind.calibration.basis, '')}"
+    text = f"about {rate:.2%} of normal sessions raise a false alarm{_HOW_SURE.get(kind.calibration.basis, '')}"
     if traffic and traffic.per_day is not None:
         text += f", about {rate * traffic.per_day:,.0f} a day at {traffic.per_day:,.0f} sessions a day"
     return text

@@ -13,7 +13,7 @@ from loggpt_stream.model.drift import DriftMode, DriftMonitor
 from loggpt_stream.model.statistics import Scale, combine, scales_from_json, scales_to_json, slack, surprises
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,65 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyCalibration:
+    """How sessions of one kind are judged while they are open, by the statistics `EARLY`, which never fall.
+
+    The early score (nats) is the sum of their surprises. It was calibrated on whole normal sessions, and at no look is
+    that of a session higher than when the session is whole. So at most the share `false_alarm_rate` of normal sessions
+    is above `threshold` at any of its looks, however many: looking often adds no false alarm.
+
+    scales, threshold, basis, false_alarm_rate, normal_scores: as of `KindCalibration`, of the early score.
+    """
+
+    threshold: float
+    basis: str
+    false_alarm_rate: float
+    scales: dict[str, Scale]
+    normal_scores: tuple[float, ...]
+
+    def score(self, statistics: Mapping[str, float]) -> float:
+        """Return the early score of a session that has these statistics so far, in nats."""
+        return combine(statistics, self.scales)
+
+    def judge(self, statistics: Mapping[str, float]) -> Verdict:
+        """Judge a session by its lines so far.
+
+        The p-value holds at all looks together: a normal session has one of at most p, at any look, with a probability
+        of at most p.
+        """
+        score = self.score(statistics)
+        return Verdict(
+            anomalous=score > self.threshold,
+            combination="early",
+            score=score,
+            threshold=self.threshold,
+            p_value=_p_value(self.normal_scores, score),
+            surprises=surprises(statistics, self.scales),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this as JSON-ready values."""
+        return {
+            "threshold": self.threshold,
+            "basis": self.basis,
+            "false_alarm_rate": self.false_alarm_rate,
+            "scales": scales_to_json(self.scales),
+            "normal_scores": list(self.normal_scores),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> EarlyCalibration:
+        """Return what `to_json` gave. Raises `KeyError` or `TypeError` where something is missing or odd."""
+        return cls(
+            threshold=values["threshold"],
+            basis=values["basis"],
+            false_alarm_rate=values["false_alarm_rate"],
+            scales=scales_from_json(values["scales"]),
+            normal_scores=tuple(values["normal_scores"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class KindCalibration:
     """Calibration of one session kind.
 
@@ -43,7 +102,7 @@ class KindCalibration:
     score, the sum of their surprises, in nats. basis: how the threshold was found (`labels_f1`, `labels_cost`,
     `robust_tail`, `conformal`, `tail_model`). false_alarm_rate: share of normal sessions expected above the threshold.
     normal_scores: ascending scores of the normal calibration sessions. anomalous_sessions: how many labelled anomalies
-    took part.
+    took part. early: how its sessions are judged while they are open; None where they are not.
     """
 
     combination: str
@@ -53,6 +112,7 @@ class KindCalibration:
     scales: dict[str, Scale]
     normal_scores: tuple[float, ...]
     anomalous_sessions: int = 0
+    early: EarlyCalibration | None = None
 
     def score(self, statistics: Mapping[str, float]) -> float:
         """Return the deciding score of a session with these statistics, in nats."""
@@ -63,9 +123,8 @@ class KindCalibration:
         return DriftMonitor(mode, self.threshold, self.false_alarm_rate, self.normal_scores)
 
     def p_value(self, score: float) -> float:
-        """Return the conformal p-value of `score` (Vovk et al., Algorithmic Learning in a Random World, 2005)."""
-        below = int(np.searchsorted(np.asarray(self.normal_scores), score - slack(score), side="left"))
-        return (1 + len(self.normal_scores) - below) / (1 + len(self.normal_scores))
+        """Return the conformal p-value of `score`."""
+        return _p_value(self.normal_scores, score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +153,7 @@ class Calibration:
                 "scales": scales_to_json(each.scales),
                 "normal_scores": list(each.normal_scores),
                 "anomalous_sessions": each.anomalous_sessions,
+                "early": each.early.to_json() if each.early else None,
             }
             for kind, each in sorted(self.kinds.items())
         }
@@ -111,10 +171,18 @@ class Calibration:
                     scales=scales_from_json(each["scales"]),
                     normal_scores=tuple(each["normal_scores"]),
                     anomalous_sessions=each["anomalous_sessions"],
+                    # Calibrated before there were early alerts: sessions are judged when they close.
+                    early=EarlyCalibration.from_json(each["early"]) if each.get("early") else None,
                 )
                 for kind, each in values.items()
             }
         )
+
+
+def _p_value(normal_scores: Sequence[float], score: float) -> float:
+    """Return the conformal p-value of `score` (Vovk et al., Algorithmic Learning in a Random World, 2005)."""
+    below = int(np.searchsorted(np.asarray(normal_scores), score - slack(score), side="left"))
+    return (1 + len(normal_scores) - below) / (1 + len(normal_scores))
 
 
 class Judge:

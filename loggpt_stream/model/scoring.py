@@ -173,6 +173,17 @@ class Scorer:
             self._remember(ids_T, read)
         return found
 
+    def highest_line_loss(self, wanted: Sequence[Window]) -> float:
+        """Return the loss (nats) of the most surprising line of windows; 0 without any. Raises as `score` does."""
+        read = self.read(wanted)
+        highest = 0.0
+        for window in wanted:
+            whose_T = np.asarray(window.line_T)
+            of_lines = whose_T >= 0
+            losses_T = read[window.ids_T].losses_T[of_lines].astype(np.float64)
+            highest = max(highest, float(np.bincount(whose_T[of_lines], losses_T).max(initial=0.0)))
+        return highest
+
     def _remember(self, ids_T: tuple[int, ...], read: _Read) -> None:
         self._memo[ids_T] = read
         self._memo_tokens += len(ids_T)

@@ -60,13 +60,9 @@ def windows(
 
     Raises `ValueError` where the context cannot hold one whole line.
     """
-    if context_tokens < tokenizer.max_line_tokens + 4:
-        raise ValueError(f"context of {context_tokens} tokens cannot hold a line of {tokenizer.max_line_tokens}")
-    cut = _Cutter(tokenizer.kind_ids[kind], tokenizer, context_tokens, separator=passes.separator)
-    known = [index for index, line in enumerate(lines) if not passes.hygiene or line in book]
-    unknown = [index for index, line in enumerate(lines) if passes.hygiene and line not in book]
-    found = list(cut.blocks(lines, known, passes.block_lines))
-    found += [window for index in unknown for window in cut.blocks(lines, [index], 1)]
+    cut = _Cutter(kind, tokenizer, context_tokens, separator=passes.separator)
+    known, unknown = apart(lines, passes, book)
+    found = cut.lines(lines, known, unknown, passes.block_lines)
     if passes.tail_lines:
         found.append(cut.tail([lines[index] for index in known[-passes.tail_lines :]]))
     if passes.digest:
@@ -74,14 +70,40 @@ def windows(
     return found
 
 
-class _Cutter:
-    """Cuts lines into windows of one kind."""
+def line_windows(
+    kind: str, lines: Sequence[str], tokenizer: LineTokenizer, context_tokens: int, *, passes: Passes, book: LineBook
+) -> list[Window]:
+    """Return those of a session's windows that give the loss of each line. Raises as `windows` does.
 
-    def __init__(self, kind_id: int, tokenizer: LineTokenizer, context_tokens: int, *, separator: bool) -> None:
-        self._start = kind_id
+    They are causal, so the first lines of a session cost the same whatever follows them.
+    """
+    cut = _Cutter(kind, tokenizer, context_tokens, separator=passes.separator)
+    return cut.lines(lines, *apart(lines, passes, book), passes.block_lines)
+
+
+def apart(lines: Sequence[str], passes: Passes, book: LineBook) -> tuple[list[int], list[int]]:
+    """Return the indices of the lines that share blocks, and of those that are read each by itself."""
+    alone = [passes.hygiene and line not in book for line in lines]
+    return [i for i, each in enumerate(alone) if not each], [i for i, each in enumerate(alone) if each]
+
+
+class _Cutter:
+    """Cuts lines into windows of one kind. Raises `ValueError` where the context cannot hold one whole line."""
+
+    def __init__(self, kind: str, tokenizer: LineTokenizer, context_tokens: int, *, separator: bool) -> None:
+        if context_tokens < tokenizer.max_line_tokens + 4:
+            raise ValueError(f"context of {context_tokens} tokens cannot hold a line of {tokenizer.max_line_tokens}")
+        self._start = tokenizer.kind_ids[kind]
         self._tokenizer = tokenizer
         self._room = context_tokens
         self._before = (tokenizer.log_id,) if separator else ()
+
+    def lines(
+        self, lines: Sequence[str], known: Sequence[int], unknown: Sequence[int], block_lines: int
+    ) -> list[Window]:
+        """Return the `known` lines in blocks, then each of the `unknown` by itself."""
+        found = list(self.blocks(lines, known, block_lines))
+        return found + [window for index in unknown for window in self.blocks(lines, [index], 1)]
 
     def blocks(self, lines: Sequence[str], chosen: Sequence[int], block_lines: int) -> Iterator[Window]:
         """Yield the lines `chosen` in windows of at most `block_lines`."""

@@ -39,6 +39,8 @@ FROM_MODEL: Final = (
 )
 FROM_LINES: Final = ("absent_lines", "unseen_lines", "untimely_line")
 STATISTICS: Final = (*FROM_MODEL, *FROM_LINES)
+# Those that never fall while a session grows: by them an open session may be judged (loggpt_stream.model.early).
+EARLY: Final = ("max_line_loss", "unseen_lines")
 
 COMBINED: Final = "everything"
 MODEL: Final = "language_model"
