@@ -258,7 +258,7 @@ def measure(case: Case, streamed: dict[str, Any]) -> dict[str, Any]:
         known = best.get(session["key"])
         if known is None or record["score"] > known["score"]:
             best[session["key"]] = {**record, "row": row}
-    alerted = {alert["loggpt"]["session"]["key"] for alert in streamed["alerts"]}
+    alerted = {alert["loggpt"]["session"]["key"] for alert in streamed["alerts"] if alert["loggpt"]["stage"] == "final"}
     scores_N = np.array([each["score"] for each in best.values()])
     truth_N = np.array([each["row"][case.anomaly_column] == "1" for each in best.values()])
     groups_N = np.array([each["row"].get(case.group_column or "", key) for key, each in best.items()])

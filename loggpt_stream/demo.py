@@ -184,6 +184,8 @@ class RunningDaemon:
 def running_daemon(bundle: Path, bootstrap: str, speed: float, log: Path) -> Iterator[RunningDaemon]:
     """Run `loggpt-stream run` until the block ends."""
     flags = ["--bundle", str(bundle), "--kafka.bootstrap", bootstrap, "--clock-speed", str(speed)]
+    # Ten seconds of the recording, but no more often than the scorer likes.
+    flags += ["--early-every-s", str(max(0.5, 10.0 / speed))]
     flags += ["--http-host", "127.0.0.1", "--http-port", "0", "--log-format", "json"]
     with log.open("wb") as stream:
         process = _start([sys.executable, "-m", "loggpt_stream", "run", *flags], stderr=stream)
@@ -300,7 +302,7 @@ def _row(alert: Mapping[str, Any], width: int) -> str:
     ours = alert["loggpt"]
     head = (
         f"  {ours['session']['key']:36}  {alert['@timestamp'][11:23]}  {ours['score']:5.1f} > {ours['threshold']:5.1f}"
-        f"  {ours['session']['close_reason']:9}  "
+        f"  {ours['session']['close_reason'] or 'early':9}  "
     )
     text = _CONTROL.sub(" ", ours["top_lines"][0]["text"].partition("\n")[0])
     level_on = re.sub(r"^\S+ \S+ \d+ ", "", text)
@@ -318,11 +320,14 @@ def summarise(play: Play, alerts: list[dict[str, Any]], bundle: Path, out: Path,
         if any(line.head.startswith(("ERROR ", "CRITICAL ")) for line in session.lines)
     }
     failed = {uuid for uuid, row in play.truth.items() if row["failed"] == "1"}
+    early = {alert["loggpt"]["session"]["key"] for alert in alerts if alert["loggpt"]["stage"] == "early"}
+    alerts = [alert for alert in alerts if alert["loggpt"]["stage"] == "final"]
     alerted = {alert["loggpt"]["session"]["key"] for alert in alerts} & set(play.truth)
     console.print(f"  {len(play.truth)} instances, {len(failed)} failed in the client's eyes")
     console.print(f"  {'':24}  found  missed  false alarms  precision  recall  F1", style="bold")
     for name, flagged in (("loggpt-stream", alerted), ("any ERROR line", with_error & set(play.truth))):
         console.print(_score_row(name, flagged, failed))
+    console.print(f"  {len(early & failed)} of the failures were announced while their session was still open.")
     silent = (alerted & failed) - with_error
     console.print(f"  {len(silent)} of the failures it found have no ERROR line at all.")
     for uuid in sorted(silent):

@@ -41,7 +41,8 @@ KNOWN_KEYS: Final = frozenset(
     from_time group group_column held_out http_host http_port input_topic inputs kafka kinds labels lines log_format
     log_level max_minutes max_open_lines max_open_sessions max_pending_sessions model out output quick rate reading
     report resume score_topic scores search search_minutes search_trials seed select sessions shape shutdown_grace_s
-    speed splits start test_cache threads time_scale to tokenizer topic training truth unkeyed validation validation_fraction
+    speed splits start test_cache threads time_scale to tokenizer topic training truth unkeyed validation
+    validation_fraction
     """.split()  # noqa: SIM905 - a list of a word a line would be sixty lines
 )
 

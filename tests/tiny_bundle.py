@@ -13,16 +13,17 @@ from loggpt_stream.history.corpus import Corpus, read_corpus
 from loggpt_stream.lines.masks import DEFAULT_RULES
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.bundle import Bundle, Meaning, save_bundle, save_calibrated
-from loggpt_stream.model.calibration import Calibration, KindCalibration
+from loggpt_stream.model.calibration import Calibration, EarlyCalibration, KindCalibration
 from loggpt_stream.model.gpt import ModelShape, new_model
 from loggpt_stream.model.losses import token_losses
 from loggpt_stream.model.scoring import Scorer
 from loggpt_stream.model.sequence import NOBODY, windows
-from loggpt_stream.model.statistics import COMBINATIONS, COMBINED, combine, fit_scales
+from loggpt_stream.model.statistics import COMBINATIONS, COMBINED, EARLY, combine, fit_scales
 from loggpt_stream.model.tokenizer import LineTokenizer, train_tokenizer
 from trainer.material import count_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 NOVA34 = str(files("loggpt_stream") / "data" / "nova34" / "nova34.log.xz")
@@ -42,8 +43,19 @@ def untrained_parts(sessions: int = 60) -> tuple[LineTokenizer, Meaning]:
     return LineTokenizer(tokenizer, max_line_tokens=16), Meaning(DEFAULT_RULES, RULES, 16)
 
 
-def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1) -> Bundle:
-    """Write a calibrated tiny bundle; about `alert_share` of sessions are above its thresholds (1.0: all of them)."""
+def early_calibration(statistics: Sequence[Mapping[str, float]], share: float) -> EarlyCalibration:
+    """Return the calibration of open sessions above whose threshold is this share of whole ones."""
+    scales = fit_scales(statistics, EARLY)
+    normal = sorted(combine(each, scales) for each in statistics)
+    threshold = -1.0 if share >= 1 else float(np.quantile(normal, 1 - share))
+    return EarlyCalibration(threshold, "conformal", min(share, 0.99), scales, tuple(normal))
+
+
+def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1, early_share: float | None = None) -> Bundle:
+    """Write a calibrated tiny bundle; about `alert_share` of sessions are above its thresholds (1.0: all of them).
+
+    early_share: of whole sessions that are above the early threshold; None where open sessions are not judged.
+    """
     torch.manual_seed(42)
     tokenizer, meaning = untrained_parts()
     shape = ModelShape(layers=1, width=32, heads=2, context_tokens=128)
@@ -84,6 +96,14 @@ def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1) -> Bun
         scales = fit_scales(statistics, COMBINATIONS[COMBINED])
         normal = sorted(combine(each, scales) for each in statistics)
         threshold = -1.0 if alert_share >= 1 else float(np.quantile(normal, 1 - alert_share))
-        kinds[kind] = KindCalibration(COMBINED, threshold, "conformal", min(alert_share, 0.99), scales, tuple(normal))
+        kinds[kind] = KindCalibration(
+            COMBINED,
+            threshold,
+            "conformal",
+            min(alert_share, 0.99),
+            scales,
+            tuple(normal),
+            early=None if early_share is None else early_calibration(statistics, early_share),
+        )
     prints = np.array([session.fingerprint() for session in held_out])
     return save_calibrated(bundle, path, calibration=Calibration(kinds), calibration_sessions=prints)

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import orjson
@@ -26,15 +26,36 @@ DATA_SCHEMA: Final = "urn:loggpt-stream:alert:1"
 TOP_LINES: Final = 5
 
 
+Stage = Literal["early", "final"]
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """The early alert of a session: its event id, and when it was created (epoch seconds)."""
+
+    id: str
+    created_s: float
+
+    def to_json(self) -> dict[str, str]:
+        """Return what the final alert says of it."""
+        return {"id": self.id, "created": _iso(self.created_s)}
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A session with its score and verdict, and the input partition it came from."""
+    """A session with its score and verdict, and the input partition it came from.
+
+    stage: `early` where the session is still open, and `session` holds the lines so far. early: the alert that was
+    published while it was open, if any.
+    """
 
     topic: str
     partition: int
     session: Session
     score: SessionScore
     verdict: Verdict
+    stage: Stage = "final"
+    early: Announced | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +86,13 @@ class AlertWriter:
         self._cluster = cluster
 
     def event_id(self, judged: Judged) -> str:
-        """Return 32 hex digits, the same whenever this session is judged by this model: consumers deduplicate on it."""
+        """Return 32 hex digits, the same whenever this session is judged by this model: consumers deduplicate on it.
+
+        An early alert has one of its own, which does not depend on how many lines there were.
+        """
         session = judged.session
         parts = (judged.topic, judged.partition, session.kind, session.key, session.first_offset, session.first_index)
-        name = "\0".join(map(str, (*parts, self._model, self._calibration, "final")))
+        name = "\0".join(map(str, (*parts, self._model, self._calibration, judged.stage)))
         return hashlib.sha256(name.encode()).hexdigest()[:32]
 
     def alert(self, judged: Judged, created_s: float) -> Message:
@@ -79,7 +103,7 @@ class AlertWriter:
         end_s = max(line.time_s for line in session.lines)
         book = self._books.get(session.kind, EMPTY)
         reason = evidence.reason(session, judged.score, verdict, book)
-        name = f"{session.kind} {session.key}"
+        name = f"{session.kind} {session.key}" + ("" if judged.stage == "final" else ", still open")
         value: dict[str, Any] = {
             "@timestamp": _iso(end_s),
             "message": f"Abnormal log session of {name}: {reason}",
@@ -107,7 +131,7 @@ class AlertWriter:
                 "version": self._calibration,
             },
             "cloud": {"provider": "openstack"},
-            "labels": {"cluster": self._cluster, "session_kind": session.kind, "close_reason": session.close_reason},
+            "labels": {"cluster": self._cluster, "session_kind": session.kind},
             "loggpt": {
                 "score": verdict.score,
                 "threshold": verdict.threshold,
@@ -116,15 +140,20 @@ class AlertWriter:
                 "statistics": judged.score.statistics,
                 "surprises": dict(verdict.surprises),
                 "decided_by": evidence.deciding(verdict),
-                "stage": "final",
+                "stage": judged.stage,
                 "model": {"fingerprint": self._model},
                 "calibration": {"id": self._calibration},
                 "session": self._session(judged),
                 "top_lines": self._top_lines(judged),
                 "unseen_lines": [self._line(judged, index) for index in evidence.unseen_lines(session, book)],
-                "absent_lines": evidence.absent_lines(session, book),
+                # An open session lacks whatever is still to come.
+                "absent_lines": evidence.absent_lines(session, book) if judged.stage == "final" else [],
             },
         }
+        if judged.stage == "final":
+            value["labels"]["close_reason"] = session.close_reason
+        if judged.early:
+            value["loggpt"]["early"] = judged.early.to_json()
         if session.kind == "instance":
             value["cloud"]["instance"] = {"id": session.key}
         if session.project_id:
@@ -160,20 +189,22 @@ class AlertWriter:
             "p_value": verdict.p_value,
             "statistics": judged.score.statistics,
             "session": {**self._session(judged), "group": judged.session.group},
+            "early": judged.early.to_json() if judged.early else None,
         }
         return Message(judged.session.key.encode(), orjson.dumps(value), (("content-type", b"application/json"),))
 
     def _session(self, judged: Judged) -> dict[str, Any]:
         session = judged.session
+        closed = judged.stage == "final"
         return {
             "key": session.key,
             "kind": session.kind,
             "part": session.part,
             "lines": len(session.lines),
-            "close_reason": session.close_reason,
+            "close_reason": session.close_reason if closed else None,
             "truncated": session.close_reason in ("max_lines", "max_age", "memory"),
             "opened_at": _iso(session.opened_s),
-            "closed_at": _iso(session.closed_s),
+            "closed_at": _iso(session.closed_s) if closed else None,
             "source": {
                 "topic": judged.topic,
                 "partition": judged.partition,

@@ -42,6 +42,16 @@ class Waiting:
         """Add a session at the end. How many wait is the reader's to bound: it stops reading."""
         self._queue.put_nowait(closed)
 
+    async def ready(self, within_s: float) -> bool:
+        """Tell whether a closed session waits; for the first one, wait so many seconds at most."""
+        if self._next is None and (within_s > 0 or not self._queue.empty()):
+            try:
+                async with asyncio.timeout(within_s):
+                    self._next = await self._queue.get()
+            except TimeoutError:
+                return False
+        return self._next is not None
+
     async def batch(self) -> list[Closed]:
         """Return the next batch: as soon as it is full, or its first session has waited long enough."""
         first = self._next or await self._queue.get()

@@ -50,7 +50,9 @@ class Metrics:
             buckets=_LATENCY_BUCKETS_S,
             registry=registry,
         )
-        self.alerts = Counter("loggpt_alerts", "Alerts published, by kind", ["kind"], registry=registry)
+        self.alerts = Counter(
+            "loggpt_alerts", "Alerts published, by kind and stage", ["kind", "stage"], registry=registry
+        )
         of_kind = ["partition", "kind"]
         self.threshold = Gauge(
             "loggpt_threshold_nats", "Threshold in use, after what drift did to it", of_kind, registry=registry

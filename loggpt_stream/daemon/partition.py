@@ -30,6 +30,7 @@ class Partition:
         self._next_hold = 0
         self._quiet_since_s: float | None = None
         self._quiet_watermark_s = 0.0
+        self._ticked_s = float("-inf")
 
     def feed(self, record: Record, now_s: float) -> list[Session]:
         """Take the next record and return the sessions that closed.
@@ -38,6 +39,7 @@ class Partition:
         """
         self.position = record.offset + 1
         self._quiet_since_s = now_s
+        self._ticked_s = float("-inf")
         closed: list[Session] = []
         # A record from the future says that some clock is wrong; the daemon's own is the better guess.
         arrival_s = min(record.timestamp_s, now_s)
@@ -54,7 +56,13 @@ class Partition:
         if not caught_up or self._quiet_since_s is None:
             self._quiet_since_s = None if self.position is None else now_s
             return []
-        return self.sessionizer.close_due(self._quiet_watermark_s + (now_s - self._quiet_since_s) * clock_speed)
+        self._ticked_s = self._quiet_watermark_s + (now_s - self._quiet_since_s) * clock_speed
+        return self.sessionizer.close_due(self._ticked_s)
+
+    @property
+    def reached_s(self) -> float:
+        """Return the record time that this partition has come to: its watermark, or later where it has been silent."""
+        return max(self._ticked_s, self.sessionizer.watermark_s)
 
     def hold(self, offset: int) -> int:
         """Keep `offset` from being passed by a commit until `release` of the number returned."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from loggpt_stream.daemon.alert import Message
+from loggpt_stream.daemon.alert import Announced, Message
 from loggpt_stream.logs import get_logger
 
 if TYPE_CHECKING:
@@ -43,20 +43,30 @@ class Publisher:
             name = "anomalous" if verdict.anomalous else verdict.unjudged or "normal"
             self._metrics.sessions_scored.labels(session.kind, name).inc()
             if verdict.anomalous:
-                sends.append(self._send(self._settings.alert_topic, self._writer.alert(each, now_s)))
-                self._metrics.alerts.labels(session.kind).inc()
-                log.info(
-                    "alert",
-                    kind=session.kind,
-                    key=session.key,
-                    score=verdict.score,
-                    threshold=verdict.threshold,
-                    close_reason=session.close_reason,
-                    event_id=self._writer.event_id(each),
-                )
+                sends.append(self._alert(each, now_s))
             if self._settings.score_topic:
                 sends.append(self._send(self._settings.score_topic, self._writer.score_record(each)))
         await asyncio.gather(*sends)
+
+    async def early(self, judged: Judged, now_s: float) -> Announced:
+        """Publish the early alert of a session that is still open."""
+        await self._alert(judged, now_s)
+        return Announced(self._writer.event_id(judged), now_s)
+
+    async def _alert(self, judged: Judged, now_s: float) -> None:
+        session, verdict = judged.session, judged.verdict
+        self._metrics.alerts.labels(session.kind, judged.stage).inc()
+        log.info(
+            "alert",
+            stage=judged.stage,
+            kind=session.kind,
+            key=session.key,
+            score=verdict.score,
+            threshold=verdict.threshold,
+            close_reason=session.close_reason or None,
+            event_id=self._writer.event_id(judged),
+        )
+        await self._send(self._settings.alert_topic, self._writer.alert(judged, now_s))
 
     async def dead_letter(self, record: Record, error: UndecodableError) -> None:
         """Publish a record that holds no log event, as it came, with its origin and the reason in headers."""

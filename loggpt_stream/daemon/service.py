@@ -27,6 +27,7 @@ from aiokafka.errors import (
 from loggpt_stream.daemon.alert import AlertWriter, Judged
 from loggpt_stream.daemon.batching import Closed, Waiting
 from loggpt_stream.daemon.drift_report import DriftReport
+from loggpt_stream.daemon.early import EarlyLooks
 from loggpt_stream.daemon.health import Health, serve
 from loggpt_stream.daemon.metrics import Metrics
 from loggpt_stream.daemon.partition import Partition
@@ -83,6 +84,7 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         # These live from `run` to its end.
         self._consumer: Any
         self._publisher: Publisher
+        self._early: EarlyLooks
         self._thread: ThreadPoolExecutor
         self._tasks: asyncio.TaskGroup
 
@@ -124,6 +126,15 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                 return
             self._publisher = Publisher(producer, settings, AlertWriter(self._bundle, settings.cluster), self.metrics)
             self._thread = lifetimes.enter_context(ThreadPoolExecutor(1, thread_name_prefix="scorer"))
+            self._early = EarlyLooks(
+                self._scorer,
+                self._calibration,
+                self._partitions,
+                self._publisher.early,
+                self._thread,
+                every_s=settings.early_every_s,
+                clock=self._clock,
+            )
             await self._work(stop)
 
     async def _work(self, stop: asyncio.Event) -> None:
@@ -265,9 +276,10 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
         task.add_done_callback(self._deliveries.discard)
 
     async def _score(self) -> None:
-        """Score batches on the thread and publish what comes of them."""
+        """Score batches on the thread and publish what comes of them; in between, look at open sessions."""
         loop = asyncio.get_running_loop()
         while True:
+            await self._early.look_until_closed(self._waiting)
             batch = await self._waiting.batch()
             started_s = loop.time()
             scores = await loop.run_in_executor(
@@ -279,7 +291,9 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             for closed, score in zip(batch, scores, strict=True):
                 session = closed.session
                 verdict = closed.partition.judge.judge(session.kind, score.statistics, late=session.late)
-                judged.append(Judged(closed.partition.topic, closed.partition.number, session, score, verdict))
+                early = self._early.ended(closed.partition, session)
+                origin = closed.partition.topic, closed.partition.number
+                judged.append(Judged(*origin, session, score, verdict, early=early))
             await self._publisher.judged(judged, self._clock())
             for closed in batch:
                 closed.partition.release(closed.hold)

@@ -21,6 +21,8 @@ from loggpt_stream.lines.continuation import Parents, exception_line
 from loggpt_stream.lines.session import MAX_RAW_CHARS, Line, Session
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from loggpt_stream.lines.masks import Masks
     from loggpt_stream.lines.record import Event
     from loggpt_stream.lines.rules import SessionRules
@@ -142,6 +144,17 @@ class Sessionizer:
             due.append(self._close_due(key, session))
         due.sort(key=lambda session: (session.closed_s, session.first_offset))
         return due
+
+    def seen_since(self, time_s: float) -> Iterator[Session]:
+        """Yield the open sessions whose newest line came while the watermark was at `time_s` or later, newest first.
+
+        Those that end come last. It looks at no session but these.
+        """
+        for queue in (self._active, self._ending):
+            for session in reversed(queue.values()):
+                if session.last_seen_s < time_s:
+                    break
+                yield session
 
     def flush(self) -> list[Session]:
         """Close every open session: the input has ended."""

@@ -42,7 +42,7 @@ def scored(number: int, lines: tuple[np.ndarray, np.ndarray], truth: bool | None
 def test_looking_at_every_line_raises_no_more_false_alarms_than_promised(labelled: bool, contamination: float) -> None:
     generator = np.random.default_rng(5)
     seen = []
-    for _ in range(40):
+    for _ in range(15):
         normal = [scored(n, lines_of(generator), False if labelled else None) for n in range(60)]
         failed = [scored(100 + n, lines_of(generator, bad=True), True) for n in range(5)] if labelled else []
         wishes = Wishes(0.05, contamination, early_false_alarm_rate=0.05)
