@@ -6,20 +6,24 @@ import sys
 import time
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Final
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import CliPositionalArg
 
-from loggpt_stream.daemon.alert import AlertWriter, Judged
+from loggpt_stream.daemon.alert import AlertWriter, Announced, Judged
+from loggpt_stream.daemon.early import SETTLE_S
 from loggpt_stream.history.corpus import closed_sessions
 from loggpt_stream.history.files import Reading, read_events
 from loggpt_stream.lines.decode import known_shape
 from loggpt_stream.logs import configure
+from loggpt_stream.model.book import EMPTY
 from loggpt_stream.model.bundle import load_bundle
 from loggpt_stream.model.calibration import Judge
 from loggpt_stream.model.drift import DriftMode
+from loggpt_stream.model.early import first_alarm, new_unseen
 from loggpt_stream.model.gpt import choose_device
 from loggpt_stream.settings import Settings, load
 
@@ -56,6 +60,7 @@ class ReplaySettings(Settings):
     cluster: str = Field("openstack", description="name of this cloud, in the alerts")
     device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N")
     batch_tokens: int = Field(8192, ge=64, description="a scoring batch holds at most so many tokens")
+    early: bool = Field(False, description="write early alerts too, each before the final one of its session")  # noqa: FBT003 - a default
     drift: DriftMode = Field(DriftMode.OFF, description="let thresholds follow drift, as the daemon may: adapt; or off")
 
 
@@ -74,6 +79,10 @@ def main(argv: Sequence[str]) -> int:
         out: IO[bytes] = stack.enter_context(settings.out.open("wb")) if settings.out else sys.stdout.buffer
         scores = stack.enter_context(settings.scores.open("wb")) if settings.scores else None
         for judged in judge_sessions(sessions, bundle, scorer, settings.input_topic, settings.drift):
+            if settings.early and (opened := early_alert(judged, bundle, scorer)):
+                created_s = opened.session.lines[-1].time_s + SETTLE_S
+                out.write(writer.alert(opened, created_s).value + b"\n")
+                judged = replace(judged, early=Announced(writer.event_id(opened), created_s))  # noqa: PLW2901 - knows more
             verdicts["anomalous" if judged.verdict.anomalous else judged.verdict.unjudged or "normal"] += 1
             if judged.verdict.anomalous:
                 out.write(writer.alert(judged, time.time()).value + b"\n")
@@ -101,6 +110,26 @@ def judge_sessions(
         for session, score in zip(batch, scorer.score(batch), strict=True):
             verdict = judge.judge(session.kind, score.statistics, late=session.late)
             yield Judged(topic, 0, session, score, verdict)
+
+
+def early_alert(judged: Judged, bundle: Bundle, scorer: Scorer) -> Judged | None:
+    """Return the session as it was with the line that passed the early threshold, as the daemon would announce it.
+
+    The daemon looks every few seconds, and so may see some lines more. None where it never passed.
+    """
+    session = judged.session
+    calibrated = bundle.calibration.kinds.get(session.kind) if bundle.calibration else None
+    if calibrated is None or calibrated.early is None or session.late:
+        return None
+    unseen_L = new_unseen(session.texts, scorer.books.get(session.kind, EMPTY))
+    index = first_alarm(judged.score.line_losses_L, unseen_L, calibrated.early)
+    if index is None:
+        return None
+    so_far = replace(session, lines=session.lines[: index + 1])
+    (score,) = scorer.score([so_far])
+    score = replace(score, statistics={name: score.statistics[name] for name in calibrated.early.scales})
+    verdict = calibrated.early.judge(score.statistics)
+    return replace(judged, session=so_far, score=score, verdict=verdict, stage="early")
 
 
 def _batches(sessions: Iterable[Session]) -> Iterator[list[Session]]:
