@@ -276,6 +276,33 @@ async def test_late_fragments_and_kinds_without_early_calibration_are_not_looked
     assert await bench.look() == []
 
 
+async def test_all_sessions_are_gone_through_as_often_as_it_is_set(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seldom = Bench(scorer, every_s=0.2)
+    rounds: list[float] = []
+    begin = seldom.looks._begin_round
+
+    def noted() -> None:
+        rounds.append(asyncio.get_running_loop().time())
+        begin()
+
+    monkeypatch.setattr(seldom.looks, "_begin_round", noted)
+    await seldom.look(0.9)
+    assert 3 <= len(rounds) <= 5
+    assert all(later - earlier >= 0.19 for earlier, later in itertools.pairwise(rounds))
+    seldom.thread.shutdown()
+
+
+async def test_a_partition_that_is_revoked_while_its_sessions_wait_for_a_look_is_left_to_its_next_owner(
+    bench: Bench,
+) -> None:
+    bench.feed(event(INSTANCES[0], 1, "The disk has melted", "ERROR"), event(INSTANCES[1], 10))
+    bench.looks._begin_round()
+    bench.partitions.clear()
+    assert await bench.look() == []
+
+
 async def test_zero_seconds_look_at_nothing(scorer: Scorer) -> None:
     off = Bench(scorer, every_s=0.0)
     off.feed(event(INSTANCES[0], 1, "The disk has melted", "ERROR"), event(INSTANCES[1], 10))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -85,6 +85,19 @@ def test_reading_on_in_steps_gives_what_reading_all_at_once_gives(
         progress = step(by, "instance", progress, lines[progress.lines : end]).taken(by)
         assert progress.lines == end
         assert progress.statistics == pytest.approx(whole(by, lines[:end]), abs=1e-4)
+
+
+def test_lines_read_one_by_one_cost_what_they_cost_in_their_blocks() -> None:
+    by = SCORERS["hygiene"]
+    lines = [text for session in SESSIONS if session.kind == "instance" for text in session.texts][:60]
+    (score,) = by.score([Said("instance", lines)])
+    assert len({round(loss, 3) for loss in score.line_losses_L.tolist()}) > 30  # what came before is seen
+    progress = START
+    for index, line in enumerate(lines):
+        # Of this line alone: what came before does not hide it.
+        progress = step(by, "instance", replace(progress, max_line_loss=0.0), [line]).taken(by)
+        since = 16 * (index // 16)
+        assert progress.max_line_loss == pytest.approx(score.line_losses_L[since : index + 1].max(), abs=1e-4)
 
 
 def test_the_next_line_of_a_long_session_costs_no_more_than_a_block() -> None:
