@@ -177,7 +177,7 @@ class CalibrateSettings(ScoringSettings):
         gt=0,
         lt=1,
         description="share of normal sessions that may alarm while they are open "
-        f"(with labels {DEFAULT_FALSE_ALARM_RATE:g}, without them false-alarm-rate)",
+        f"(with labels {DEFAULT_FALSE_ALARM_RATE:g}, or the finest that they allow; without, false-alarm-rate)",
     )
 
     @model_validator(mode="after")

@@ -83,6 +83,18 @@ def test_with_labels_the_early_threshold_keeps_its_rate_and_the_report_says_what
     assert f"announces {announced} of the 20" in text
 
 
+def test_too_few_sessions_for_the_rate_give_the_finest_that_they_guarantee_and_the_report_says_so() -> None:
+    generator = np.random.default_rng(10)
+    normal = [scored(n, lines_of(generator), False) for n in range(40)]
+    failed = [scored(300 + n, lines_of(generator, bad=True), True) for n in range(20)]
+    (kind,) = calibrate_kinds([*normal, *failed], Wishes(), labelled=True).kinds
+    early = kind.calibration.early
+    assert early
+    assert early.false_alarm_rate == pytest.approx(1 / 41)
+    assert early.normal_scores[-1] < early.threshold < early.normal_scores[-1] + 0.01
+    assert "finest rate that so many guarantee being 0.02439" in " ".join(_early_text(kind))
+
+
 def test_failures_in_unlabelled_history_do_not_lift_the_early_threshold_above_themselves() -> None:
     generator = np.random.default_rng(8)
     normal = [scored(n, lines_of(generator), None) for n in range(95)]
@@ -91,6 +103,20 @@ def test_failures_in_unlabelled_history_do_not_lift_the_early_threshold_above_th
     assert early
     assert early.basis == "robust_tail"
     assert all(early.score(each.statistics) > early.threshold for each in failed)
+
+
+def test_a_tail_of_sessions_that_are_nearly_alike_does_not_make_a_usual_line_an_alarm() -> None:
+    generator = np.random.default_rng(11)
+    members = []
+    for n in range(100):
+        losses_L = 8.0 + generator.random(20) * (1.0 if n < 95 else 0.0) + (300.0 if n >= 95 else 0.0)
+        members.append(scored(n, (losses_L, np.zeros(20, dtype=bool)), None))
+    early = calibrate_kinds(members, Wishes(0.01), labelled=False).kinds[0].calibration.early
+    assert early
+    assert early.basis == "robust_tail"
+    # Of two exponential variables, the sum exceeds 6.64 once in a hundred: (1 + 6.64) * exp(-6.64).
+    assert early.threshold == pytest.approx(6.638, abs=0.001)
+    assert early.score({"max_line_loss": 10.0, "unseen_lines": 0.0}) < early.threshold
 
 
 def test_sessions_without_these_statistics_have_no_early_threshold() -> None:
