@@ -338,7 +338,14 @@ def _early(
             "scores of whole normal sessions in ascending order"
             + ("" if cut.supported else f", the finest rate that so many guarantee being {cut.rate:.4g}")
         )
-    return EarlyCalibration(cut.threshold, basis, cut.rate, scales, tuple(np.sort(scores_N).tolist())), how
+    early = EarlyCalibration(
+        threshold=cut.threshold,
+        basis=basis,
+        false_alarm_rate=cut.rate,
+        scales=scales,
+        normal_scores=tuple(np.sort(scores_N).tolist()),
+    )
+    return early, how
 
 
 def _cut_without_labels(

@@ -48,7 +48,13 @@ def early_calibration(statistics: Sequence[Mapping[str, float]], share: float) -
     scales = fit_scales(statistics, EARLY)
     normal = sorted(combine(each, scales) for each in statistics)
     threshold = -1.0 if share >= 1 else float(np.quantile(normal, 1 - share))
-    return EarlyCalibration(threshold, "conformal", min(share, 0.99), scales, tuple(normal))
+    return EarlyCalibration(
+        threshold=threshold,
+        basis="conformal",
+        false_alarm_rate=min(share, 0.99),
+        scales=scales,
+        normal_scores=tuple(normal),
+    )
 
 
 def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1, early_share: float | None = None) -> Bundle:
@@ -97,12 +103,12 @@ def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1, early_
         normal = sorted(combine(each, scales) for each in statistics)
         threshold = -1.0 if alert_share >= 1 else float(np.quantile(normal, 1 - alert_share))
         kinds[kind] = KindCalibration(
-            COMBINED,
-            threshold,
-            "conformal",
-            min(alert_share, 0.99),
-            scales,
-            tuple(normal),
+            combination=COMBINED,
+            threshold=threshold,
+            basis="conformal",
+            false_alarm_rate=min(alert_share, 0.99),
+            scales=scales,
+            normal_scores=tuple(normal),
             early=None if early_share is None else early_calibration(statistics, early_share),
         )
     prints = np.array([session.fingerprint() for session in held_out])

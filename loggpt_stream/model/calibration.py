@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import orjson
@@ -13,7 +13,7 @@ from loggpt_stream.model.drift import DriftMode, DriftMonitor
 from loggpt_stream.model.statistics import Scale, combine, scales_from_json, scales_to_json, slack, surprises
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +35,13 @@ class Verdict:
     surprises: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class EarlyCalibration:
-    """How sessions of one kind are judged while they are open, by the statistics `EARLY`, which never fall.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreCalibration:
+    """A score, the sum of the surprises of some statistics, and the threshold above which it is anomalous.
 
-    The early score (nats) is the sum of their surprises. It was calibrated on whole normal sessions, and at no look is
-    that of a session higher than when the session is whole. So at most the share `false_alarm_rate` of normal sessions
-    is above `threshold` at any of its looks, however many: looking often adds no false alarm.
-
-    scales, threshold, basis, false_alarm_rate, normal_scores: as of `KindCalibration`, of the early score.
+    threshold: of the score, in nats. basis: how it was found (`labels_f1`, `labels_cost`, `robust_tail`, `conformal`,
+    `tail_model`). false_alarm_rate: share of normal sessions expected above it. scales: of normal sessions, one for
+    each statistic. normal_scores: ascending scores of the normal calibration sessions.
     """
 
     threshold: float
@@ -53,8 +51,48 @@ class EarlyCalibration:
     normal_scores: tuple[float, ...]
 
     def score(self, statistics: Mapping[str, float]) -> float:
-        """Return the early score of a session that has these statistics so far, in nats."""
+        """Return the score of a session with these statistics, in nats."""
         return combine(statistics, self.scales)
+
+    def p_value(self, score: float) -> float:
+        """Return the conformal p-value of `score` (Vovk et al., Algorithmic Learning in a Random World, 2005)."""
+        below = int(np.searchsorted(np.asarray(self.normal_scores), score - slack(score), side="left"))
+        return (1 + len(self.normal_scores) - below) / (1 + len(self.normal_scores))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this as JSON-ready values."""
+        return {
+            "threshold": self.threshold,
+            "basis": self.basis,
+            "false_alarm_rate": self.false_alarm_rate,
+            "scales": scales_to_json(self.scales),
+            "normal_scores": list(self.normal_scores),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return what `to_json` gave. Raises `KeyError` or `TypeError` where something is missing or odd."""
+        return cls(**cls._fields(values))
+
+    @classmethod
+    def _fields(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "threshold": values["threshold"],
+            "basis": values["basis"],
+            "false_alarm_rate": values["false_alarm_rate"],
+            "scales": scales_from_json(values["scales"]),
+            "normal_scores": tuple(values["normal_scores"]),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyCalibration(ScoreCalibration):
+    """How sessions of one kind are judged while they are open, by the statistics `EARLY`, which never fall.
+
+    It was calibrated on whole normal sessions, and at no look is the score of a session higher than when the session is
+    whole. So at most the share `false_alarm_rate` of normal sessions is above `threshold` at any of its looks, however
+    many: looking often adds no false alarm.
+    """
 
     def judge(self, statistics: Mapping[str, float]) -> Verdict:
         """Judge a session by its lines so far.
@@ -68,63 +106,46 @@ class EarlyCalibration:
             combination="early",
             score=score,
             threshold=self.threshold,
-            p_value=_p_value(self.normal_scores, score),
+            p_value=self.p_value(score),
             surprises=surprises(statistics, self.scales),
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Return this as JSON-ready values."""
-        return {
-            "threshold": self.threshold,
-            "basis": self.basis,
-            "false_alarm_rate": self.false_alarm_rate,
-            "scales": scales_to_json(self.scales),
-            "normal_scores": list(self.normal_scores),
-        }
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> EarlyCalibration:
-        """Return what `to_json` gave. Raises `KeyError` or `TypeError` where something is missing or odd."""
-        return cls(
-            threshold=values["threshold"],
-            basis=values["basis"],
-            false_alarm_rate=values["false_alarm_rate"],
-            scales=scales_from_json(values["scales"]),
-            normal_scores=tuple(values["normal_scores"]),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class KindCalibration:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindCalibration(ScoreCalibration):
     """Calibration of one session kind.
 
-    combination: name of the statistics that decide. scales: of normal sessions, one for each of them. threshold: of the
-    score, the sum of their surprises, in nats. basis: how the threshold was found (`labels_f1`, `labels_cost`,
-    `robust_tail`, `conformal`, `tail_model`). false_alarm_rate: share of normal sessions expected above the threshold.
-    normal_scores: ascending scores of the normal calibration sessions. anomalous_sessions: how many labelled anomalies
-    took part. early: how its sessions are judged while they are open; None where they are not.
+    combination: name of the statistics that decide. anomalous_sessions: how many labelled anomalies took part. early:
+    how its sessions are judged while they are open; None where they are not.
     """
 
     combination: str
-    threshold: float
-    basis: str
-    false_alarm_rate: float
-    scales: dict[str, Scale]
-    normal_scores: tuple[float, ...]
     anomalous_sessions: int = 0
     early: EarlyCalibration | None = None
-
-    def score(self, statistics: Mapping[str, float]) -> float:
-        """Return the deciding score of a session with these statistics, in nats."""
-        return combine(statistics, self.scales)
 
     def drift_monitor(self, mode: DriftMode) -> DriftMonitor:
         """Return a monitor of this kind's threshold, for one stream of its sessions."""
         return DriftMonitor(mode, self.threshold, self.false_alarm_rate, self.normal_scores)
 
-    def p_value(self, score: float) -> float:
-        """Return the conformal p-value of `score`."""
-        return _p_value(self.normal_scores, score)
+    def to_json(self) -> dict[str, Any]:
+        """Return this as JSON-ready values."""
+        return {
+            **ScoreCalibration.to_json(self),
+            "combination": self.combination,
+            "anomalous_sessions": self.anomalous_sessions,
+            "early": self.early.to_json() if self.early else None,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return what `to_json` gave. Raises `KeyError` or `TypeError` where something is missing or odd."""
+        return cls(
+            **cls._fields(values),
+            combination=values["combination"],
+            anomalous_sessions=values["anomalous_sessions"],
+            # Calibrated before there were early alerts: sessions are judged when they close.
+            early=EarlyCalibration.from_json(values["early"]) if values.get("early") else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,45 +165,12 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """Return this as JSON-ready values."""
-        return {
-            kind: {
-                "combination": each.combination,
-                "threshold": each.threshold,
-                "basis": each.basis,
-                "false_alarm_rate": each.false_alarm_rate,
-                "scales": scales_to_json(each.scales),
-                "normal_scores": list(each.normal_scores),
-                "anomalous_sessions": each.anomalous_sessions,
-                "early": each.early.to_json() if each.early else None,
-            }
-            for kind, each in sorted(self.kinds.items())
-        }
+        return {kind: each.to_json() for kind, each in sorted(self.kinds.items())}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Calibration:
         """Return what `to_json` gave. Raises `KeyError` or `TypeError` where something is missing or odd."""
-        return cls(
-            {
-                kind: KindCalibration(
-                    combination=each["combination"],
-                    threshold=each["threshold"],
-                    basis=each["basis"],
-                    false_alarm_rate=each["false_alarm_rate"],
-                    scales=scales_from_json(each["scales"]),
-                    normal_scores=tuple(each["normal_scores"]),
-                    anomalous_sessions=each["anomalous_sessions"],
-                    # Calibrated before there were early alerts: sessions are judged when they close.
-                    early=EarlyCalibration.from_json(each["early"]) if each.get("early") else None,
-                )
-                for kind, each in values.items()
-            }
-        )
-
-
-def _p_value(normal_scores: Sequence[float], score: float) -> float:
-    """Return the conformal p-value of `score` (Vovk et al., Algorithmic Learning in a Random World, 2005)."""
-    below = int(np.searchsorted(np.asarray(normal_scores), score - slack(score), side="left"))
-    return (1 + len(normal_scores) - below) / (1 + len(normal_scores))
+        return cls({kind: KindCalibration.from_json(each) for kind, each in values.items()})
 
 
 class Judge:

@@ -303,7 +303,12 @@ def test_a_matrix_without_true_negatives_is_told_loudly(
     assert good.calibration is not None
     kind = good.calibration.kinds["instance"]
     flag_all = KindCalibration(
-        kind.combination, -1.0, kind.basis, kind.false_alarm_rate, kind.scales, kind.normal_scores
+        combination=kind.combination,
+        threshold=-1.0,
+        basis=kind.basis,
+        false_alarm_rate=kind.false_alarm_rate,
+        scales=kind.scales,
+        normal_scores=kind.normal_scores,
     )
     bad = tmp_path / "bad"
     save_calibrated(

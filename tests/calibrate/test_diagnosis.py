@@ -77,7 +77,14 @@ class Place:
         statistics = [score.statistics for score in bundle.scorer(torch.device("cpu")).score(sessions)]
         members = COMBINATIONS.get(statistic, (statistic,))
         values = tuple(sorted(each["max_line_loss"] for each in statistics))
-        kind = KindCalibration(statistic, threshold, "labels_f1", 0.1, fit_scales(statistics, members), values)
+        kind = KindCalibration(
+            combination=statistic,
+            threshold=threshold,
+            basis="labels_f1",
+            false_alarm_rate=0.1,
+            scales=fit_scales(statistics, members),
+            normal_scores=values,
+        )
         path = self.folder / "bundle"
         used = np.array([1], dtype=np.int64)
         save_calibrated(bundle, path, calibration=Calibration({"instance": kind}), calibration_sessions=used)

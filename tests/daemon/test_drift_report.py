@@ -17,7 +17,16 @@ from loggpt_stream.model.statistics import Scale
 SCALE = Scale(0.0, 0.0, 1.0)
 NORMAL = tuple(SCALE.surprise(x / 10) for x in range(1, 101))
 CALIBRATION = Calibration(
-    {"instance": KindCalibration("x", float(np.quantile(NORMAL, 0.9)), "conformal", 0.1, {"end_loss": SCALE}, NORMAL)}
+    {
+        "instance": KindCalibration(
+            combination="x",
+            threshold=float(np.quantile(NORMAL, 0.9)),
+            basis="conformal",
+            false_alarm_rate=0.1,
+            scales={"end_loss": SCALE},
+            normal_scores=NORMAL,
+        )
+    }
 )
 # Above the threshold, below the bound: normal sessions on a busy day.
 DRIFTED = {"end_loss": 9.5}

@@ -42,7 +42,16 @@ SCALES = {"max_line_loss": Scale(0.0, 10.0, 5.0), "unseen_lines": Scale(0.0, 0.0
 CALIBRATION = Calibration(
     {
         "instance": KindCalibration(
-            "unused", 1.0, "conformal", 0.1, {}, (1.0,), 0, EarlyCalibration(6.0, "conformal", 0.01, SCALES, (1.0, 2.0))
+            combination="unused",
+            threshold=1.0,
+            basis="conformal",
+            false_alarm_rate=0.1,
+            scales={},
+            normal_scores=(1.0,),
+            anomalous_sessions=0,
+            early=EarlyCalibration(
+                threshold=6.0, basis="conformal", false_alarm_rate=0.01, scales=SCALES, normal_scores=(1.0, 2.0)
+            ),
         )
     }
 )

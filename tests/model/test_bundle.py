@@ -133,7 +133,15 @@ def test_the_same_content_has_the_same_fingerprint_and_other_weights_another(tmp
 
 def test_calibration_changes_the_fingerprint_and_not_the_models(tmp_path: Path) -> None:
     bundle = uncalibrated(tmp_path / "bundle")
-    kind = KindCalibration("end_loss", 2.0, "labels_f1", 0.1, {"end_loss": Scale(0.0, 1.0, 1.0)}, (0.5, 1.5), 3)
+    kind = KindCalibration(
+        combination="end_loss",
+        threshold=2.0,
+        basis="labels_f1",
+        false_alarm_rate=0.1,
+        scales={"end_loss": Scale(0.0, 1.0, 1.0)},
+        normal_scores=(0.5, 1.5),
+        anomalous_sessions=3,
+    )
     done = save_calibrated(
         bundle, tmp_path / "done", calibration=Calibration({"instance": kind}), calibration_sessions=np.array([9, 8])
     )
@@ -226,7 +234,15 @@ def test_verdicts() -> None:
     scale = Scale(0.0, 0.0, 1.0)
     usual, odd = {"end_loss": 1.0}, {"end_loss": 9.0}
     scores = tuple(scale.surprise(x) for x in (0.5, 1.0, 1.5))
-    kind = KindCalibration("end_loss", scores[2] + 0.1, "labels_f1", 0.1, {"end_loss": scale}, scores, 3)
+    kind = KindCalibration(
+        combination="end_loss",
+        threshold=scores[2] + 0.1,
+        basis="labels_f1",
+        false_alarm_rate=0.1,
+        scales={"end_loss": scale},
+        normal_scores=scores,
+        anomalous_sessions=3,
+    )
     calibration = Calibration({"instance": kind})
     judge = Judge(calibration)
     above = judge.judge("instance", odd)
@@ -251,7 +267,16 @@ def test_a_judge_that_adapts_raises_its_threshold_under_drift_and_one_that_is_of
     normal = tuple(scale.surprise(x / 10) for x in range(1, 40))
     threshold = float(np.quantile(normal, 0.9))
     calibration = Calibration(
-        {"instance": KindCalibration("end_loss", threshold, "conformal", 0.1, {"end_loss": scale}, normal)}
+        {
+            "instance": KindCalibration(
+                combination="end_loss",
+                threshold=threshold,
+                basis="conformal",
+                false_alarm_rate=0.1,
+                scales={"end_loss": scale},
+                normal_scores=normal,
+            )
+        }
     )
     drifted = {"end_loss": 6.0}
     off, adapting = Judge(calibration), Judge(calibration, DriftMode.ADAPT)

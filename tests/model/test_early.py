@@ -52,7 +52,9 @@ SCORERS = {
     "no hygiene": scorer(Passes(hygiene=False, block_lines=5)),
 }
 SCALES = fit_scales([score.statistics for score in SCORERS["hygiene"].score(SESSIONS)], EARLY)
-EARLY_CALIBRATION = EarlyCalibration(4.0, "conformal", 0.01, SCALES, (0.5, 1.0, 1.5))
+EARLY_CALIBRATION = EarlyCalibration(
+    threshold=4.0, basis="conformal", false_alarm_rate=0.01, scales=SCALES, normal_scores=(0.5, 1.0, 1.5)
+)
 
 some_lines = st.lists(st.sampled_from(KNOWN) | st.sampled_from(UNKNOWN), min_size=1, max_size=40)
 
@@ -131,7 +133,9 @@ def test_a_line_never_seen_counts_once_however_often_it_comes() -> None:
 def test_the_first_alarm_is_the_first_line_whose_prefix_passes_the_threshold(
     losses: list[float], unseen: list[bool], threshold: float
 ) -> None:
-    early = EarlyCalibration(threshold, "conformal", 0.01, SCALES, (1.0,))
+    early = EarlyCalibration(
+        threshold=threshold, basis="conformal", false_alarm_rate=0.01, scales=SCALES, normal_scores=(1.0,)
+    )
     scores = [
         early.score({"max_line_loss": max(losses[: n + 1]), "unseen_lines": float(sum(unseen[: n + 1]))})
         for n in range(len(losses))
@@ -147,7 +151,9 @@ def test_the_first_alarm_of_a_finished_session_is_where_reading_on_alarms() -> N
     unseen_L = new_unseen(lines, BOOKS["instance"])
     assert np.flatnonzero(unseen_L).tolist() == [10, 12, 13]
     for threshold in (0.0, 5.0, 9.0, 1e9):
-        early = EarlyCalibration(threshold, "conformal", 0.01, SCALES, (1.0,))
+        early = EarlyCalibration(
+            threshold=threshold, basis="conformal", false_alarm_rate=0.01, scales=SCALES, normal_scores=(1.0,)
+        )
         progress, at = START, None
         for index, line in enumerate(lines):
             progress = step(by, "instance", progress, [line]).taken(by)
@@ -166,7 +172,9 @@ def test_the_early_score_never_falls_where_a_statistic_rises(value: float, more:
 
 def test_a_verdict_of_an_open_session_says_by_what_it_was_judged() -> None:
     scales = {"max_line_loss": Scale(0.0, math.log1p(5.0), 0.5), "unseen_lines": Scale(0.0, 0.0, 0.2)}
-    early = EarlyCalibration(3.0, "conformal", 0.01, scales, (0.5, 1.0, 1.5))
+    early = EarlyCalibration(
+        threshold=3.0, basis="conformal", false_alarm_rate=0.01, scales=scales, normal_scores=(0.5, 1.0, 1.5)
+    )
     verdict = early.judge({"max_line_loss": 5.0, "unseen_lines": 1.0})
     assert verdict.anomalous
     assert verdict.combination == "early"
@@ -176,8 +184,27 @@ def test_a_verdict_of_an_open_session_says_by_what_it_was_judged() -> None:
 
 
 def test_a_calibration_keeps_its_early_part_and_one_without_stays_without() -> None:
-    with_it = Calibration({"instance": KindCalibration("x", 1.0, "conformal", 0.1, {}, (1.0,), 0, EARLY_CALIBRATION)})
-    without = Calibration({"instance": KindCalibration("x", 1.0, "conformal", 0.1, {}, (1.0,))})
+    with_it = Calibration(
+        {
+            "instance": KindCalibration(
+                combination="x",
+                threshold=1.0,
+                basis="conformal",
+                false_alarm_rate=0.1,
+                scales={},
+                normal_scores=(1.0,),
+                anomalous_sessions=0,
+                early=EARLY_CALIBRATION,
+            )
+        }
+    )
+    without = Calibration(
+        {
+            "instance": KindCalibration(
+                combination="x", threshold=1.0, basis="conformal", false_alarm_rate=0.1, scales={}, normal_scores=(1.0,)
+            )
+        }
+    )
     assert Calibration.from_json(with_it.to_json()) == with_it
     assert Calibration.from_json(without.to_json()) == without
     assert with_it.id != without.id
