@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from loggpt_stream.lines.session import Session
     from loggpt_stream.model.bundle import Bundle
+    from loggpt_stream.model.calibration import EarlyCalibration
     from loggpt_stream.model.scoring import Scorer
 
 _DESCRIPTION: Final = """\
@@ -78,8 +79,10 @@ def main(argv: Sequence[str]) -> int:
     with ExitStack() as stack:
         out: IO[bytes] = stack.enter_context(settings.out.open("wb")) if settings.out else sys.stdout.buffer
         scores = stack.enter_context(settings.scores.open("wb")) if settings.scores else None
-        for judged in judge_sessions(sessions, bundle, scorer, settings.input_topic, settings.drift):
-            if settings.early and (opened := early_alert(judged, bundle, scorer)):
+        for judged, opened in judge_sessions(
+            sessions, bundle, scorer, settings.input_topic, settings.drift, early=settings.early
+        ):
+            if opened:
                 created_s = opened.session.lines[-1].time_s + SETTLE_S
                 out.write(writer.alert(opened, created_s).value + b"\n")
                 judged = replace(judged, early=Announced(writer.event_id(opened), created_s))  # noqa: PLW2901 - knows more
@@ -100,35 +103,36 @@ def main(argv: Sequence[str]) -> int:
 
 
 def judge_sessions(
-    sessions: Iterable[Session], bundle: Bundle, scorer: Scorer, topic: str, drift: DriftMode = DriftMode.OFF
-) -> Iterator[Judged]:
-    """Yield every session scored and judged, in order, as from partition 0 of `topic`."""
+    sessions: Iterable[Session], bundle: Bundle, scorer: Scorer, topic: str, drift: DriftMode, *, early: bool
+) -> Iterator[tuple[Judged, Judged | None]]:
+    """Yield every session scored and judged, in order, as from partition 0 of `topic`, and its `early` alert."""
     if bundle.calibration is None:
         raise ValueError("judging needs a calibrated bundle")
     judge = Judge(bundle.calibration, drift)
     for batch in _batches(sessions):
         for session, score in zip(batch, scorer.score(batch), strict=True):
+            threshold = judge.early(session.kind) if early else None  # before this session teaches it
             verdict = judge.judge(session.kind, score.statistics, late=session.late)
-            yield Judged(topic, 0, session, score, verdict)
+            judged = Judged(topic, 0, session, score, verdict)
+            yield judged, early_alert(judged, threshold, scorer)
 
 
-def early_alert(judged: Judged, bundle: Bundle, scorer: Scorer) -> Judged | None:
+def early_alert(judged: Judged, early: EarlyCalibration | None, scorer: Scorer) -> Judged | None:
     """Return the session as it was with the line that passed the early threshold, as the daemon would announce it.
 
     The daemon looks every few seconds, and so may see some lines more. None where it never passed.
     """
     session = judged.session
-    calibrated = bundle.calibration.kinds.get(session.kind) if bundle.calibration else None
-    if calibrated is None or calibrated.early is None or session.late:
+    if early is None or session.late:
         return None
     unseen_L = new_unseen(session.texts, scorer.books.get(session.kind, EMPTY))
-    index = first_alarm(judged.score.line_losses_L, unseen_L, calibrated.early)
+    index = first_alarm(judged.score.line_losses_L, unseen_L, early)
     if index is None:
         return None
     so_far = replace(session, lines=session.lines[: index + 1])
     (score,) = scorer.score([so_far])
-    score = replace(score, statistics={name: score.statistics[name] for name in calibrated.early.scales})
-    verdict = calibrated.early.judge(score.statistics)
+    score = replace(score, statistics={name: score.statistics[name] for name in early.scales})
+    verdict = early.judge(score.statistics)
     return replace(judged, session=so_far, score=score, verdict=verdict, stage="early")
 
 

@@ -10,7 +10,7 @@ from loggpt_stream.model.drift import WINDOW_SESSIONS, DriftMode
 if TYPE_CHECKING:
     from loggpt_stream.daemon.metrics import Metrics
     from loggpt_stream.model.calibration import Judge
-    from loggpt_stream.model.drift import DriftMonitor
+    from loggpt_stream.model.drift import DriftMonitor, EarlyMonitor
 
 log = get_logger(__name__)
 
@@ -43,6 +43,30 @@ class DriftReport:
                 self._warn("threshold_at_bound", partition, kind, monitor)
             if monitor.drifted:
                 self._warn("scores_drifted", partition, kind, monitor)
+        for kind, early in judge.early_monitors.items():
+            if early.mode is not DriftMode.OFF:
+                self._metrics.early_threshold.labels(str(partition), kind).set(early.threshold)
+                self._metrics.unconfirmed_rate.labels(str(partition), kind).set(early.unconfirmed_rate)
+                self._warn_early(partition, kind, early)
+
+    def _warn_early(self, partition: int, kind: str, early: EarlyMonitor) -> None:
+        """Warn when unconfirmed early alerts raise the threshold; again only after it had come down."""
+        key = (partition, kind, "early_threshold_raised")
+        if not early.raised:
+            self._told_at.pop(key, None)
+        elif key not in self._told_at:
+            self._told_at[key] = 0
+            log.warning(
+                "early_threshold_raised",
+                partition=partition,
+                kind=kind,
+                mode=str(early.mode),
+                threshold=round(early.threshold, 3),
+                calibrated_threshold=round(early.calibrated_threshold, 3),
+                unconfirmed_rate=round(early.unconfirmed_rate, 4),
+                promised_rate=early.rate,
+                remedy=_REMEDY,
+            )
 
     def _warn(self, event: str, partition: int, kind: str, monitor: DriftMonitor) -> None:
         key = (partition, kind, event)

@@ -102,7 +102,7 @@ class EarlyLooks:
         every_s: seconds from the start of one round over all sessions to that of the next; 0 looks at none.
         """
         self._scorer = scorer
-        self._kinds = {kind: each.early for kind, each in calibration.kinds.items() if each.early}
+        self._kinds = {kind for kind, each in calibration.kinds.items() if each.early}
         self._partitions = partitions
         self._announce = announce
         self._thread = thread
@@ -168,12 +168,13 @@ class EarlyLooks:
         while self._pending and tokens < self._scorer.batch_tokens:
             watch = next(iter(self._pending))
             partition = self._pending.pop(watch)
-            if partition not in current or watch.session.close_reason:
-                continue
             session, first = watch.session, watch.progress.lines
+            early = partition.judge.early(session.kind)
+            if partition not in current or session.close_reason or early is None:
+                continue
             texts = [line.text for line in session.lines[first : min(watch.settled, first + self._most_lines)]]
             further = step(self._scorer, session.kind, watch.progress, texts)
-            looks.append(_Look(partition, watch, self._kinds[session.kind], further))
+            looks.append(_Look(partition, watch, early, further))
             tokens += further.tokens
         return looks
 

@@ -69,6 +69,18 @@ class Metrics:
         self.at_bound = Gauge(
             "loggpt_threshold_at_bound", "1 while drift holds the threshold at its bound", of_kind, registry=registry
         )
+        self.early_threshold = Gauge(
+            "loggpt_early_threshold_nats",
+            "Early threshold in use, after what drift did to it",
+            of_kind,
+            registry=registry,
+        )
+        self.unconfirmed_rate = Gauge(
+            "loggpt_early_unconfirmed_rate",
+            "Share of recent sessions, normal in the end, above the calibrated early threshold",
+            of_kind,
+            registry=registry,
+        )
         self.dead_letters = Counter(
             "loggpt_dead_letters", "Records sent to the dead letter topic, by reason", ["reason"], registry=registry
         )

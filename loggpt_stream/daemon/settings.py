@@ -37,7 +37,7 @@ class DaemonSettings(Settings):
     batch_tokens: int = Field(8192, ge=64, description="a scoring batch holds at most so many tokens")
     batch_wait_s: float = Field(0.5, ge=0, description="a closed session waits at most so long for others to join it")
     early_every_s: float = Field(
-        10.0, ge=0, description="seconds between looks at open sessions, for early alerts; 0 waits for each to close"
+        2.0, ge=0, description="seconds between looks at open sessions, for early alerts; 0 waits for each to close"
     )
     max_pending_sessions: int = Field(
         5_000, gt=0, description="closed sessions waiting for the scorer; then reading pauses"

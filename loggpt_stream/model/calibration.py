@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import orjson
 
-from loggpt_stream.model.drift import DriftMode, DriftMonitor
+from loggpt_stream.model.drift import DriftMode, DriftMonitor, EarlyMonitor
 from loggpt_stream.model.statistics import Scale, combine, scales_from_json, scales_to_json, slack, surprises
 
 if TYPE_CHECKING:
@@ -183,6 +183,18 @@ class Judge:
         """Begin at the calibrated thresholds."""
         self._kinds = calibration.kinds
         self.monitors = {kind: each.drift_monitor(drift) for kind, each in calibration.kinds.items()}
+        self.early_monitors = {
+            kind: EarlyMonitor(drift, each.early.threshold, each.early.false_alarm_rate)
+            for kind, each in calibration.kinds.items()
+            if each.early
+        }
+
+    def early(self, kind: str) -> EarlyCalibration | None:
+        """Return how open sessions of this kind are judged now, after what drift did; None where they are not."""
+        calibrated = self._kinds.get(kind)
+        if calibrated is None or calibrated.early is None:
+            return None
+        return replace(calibrated.early, threshold=self.early_monitors[kind].threshold)
 
     def judge(self, kind: str, statistics: Mapping[str, float], *, late: bool = False) -> Verdict:
         """Judge a scored session. Late fragments and kinds without calibration are not judged."""
@@ -193,6 +205,8 @@ class Judge:
             return Verdict(anomalous=False, unjudged="kind_not_calibrated")
         score = calibrated.score(statistics)
         threshold = self.monitors[kind].see(score)
+        if calibrated.early and score <= threshold:
+            self.early_monitors[kind].see(calibrated.early.score(statistics))
         return Verdict(
             anomalous=score > threshold,
             combination=calibrated.combination,

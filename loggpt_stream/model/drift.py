@@ -6,13 +6,17 @@ the threshold itself (the quantile tracker of Angelopoulos, Candès & Tibshirani
 alarms. Moving the level that is looked up among calibration's scores, as the first paper does, needs many of them: of
 a few dozen, the two highest may lie 25 nats apart.
 
+(Early thresholds, of sessions that are still open, have a better teacher: see `EarlyMonitor`.)
+
 Two walls keep it from learning what it should report. It never falls below the calibrated threshold, and a score above
 the bound moves nothing, so that sessions that fail far above it alarm for as long as they fail, however many they are.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections import deque
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -37,6 +41,10 @@ WINDOW_SESSIONS: Final = 100
 
 # Standard errors that the mean p-value may lie below one half before it counts as drift.
 STANDARD_ERRORS: Final = 3.0
+
+
+# Unconfirmed early alerts in the window that holds the promised share of them. Fewer follow faster, and overshoot more.
+UNCONFIRMED: Final = 5
 
 
 class DriftMode(StrEnum):
@@ -221,6 +229,60 @@ class DriftMonitor:
         below, upto = np.searchsorted(self._normal_scores_N, [score - near, score + near])
         sessions = len(self._normal_scores_N)
         return (sessions - (int(below) + int(upto)) / 2 + 0.5) / (sessions + 1)
+
+
+class EarlyMonitor:
+    """Keeps early alerts that the close does not confirm at the promised rate, for one kind on one input partition.
+
+    The final verdict knows all that an early one does and more. So an early threshold learns from the early scores of
+    sessions that were normal in the end: it is the higher of the calibrated one and number UNCONFIRMED from the top
+    among the last UNCONFIRMED / rate of them, the conformal quantile of a sliding window. No failure that the final
+    verdict sees can raise it, however long it lasts.
+
+    calibrated_threshold: in nats. rate: promised share of normal sessions above the threshold at any look, in (0, 1).
+    `watch` measures only, `off` not even that. Raises `ValueError` for a rate outside (0, 1).
+    """
+
+    def __init__(self, mode: DriftMode, calibrated_threshold: float, rate: float) -> None:
+        if not 0.0 < rate < 1.0:
+            raise ValueError(f"a false-alarm rate lies between 0 and 1, not at {rate:g}")
+        self.mode = mode
+        self.calibrated_threshold = calibrated_threshold
+        self.rate = rate
+        self._window = math.ceil(UNCONFIRMED / rate)
+        # Number and score of those above the calibrated threshold; no other can matter.
+        self._above: deque[tuple[int, float]] = deque()
+        self._sessions = 0
+        self._adapted = calibrated_threshold
+
+    @property
+    def threshold(self) -> float:
+        """Return the early threshold in use, in nats."""
+        return self._adapted if self.mode is DriftMode.ADAPT else self.calibrated_threshold
+
+    @property
+    def unconfirmed_rate(self) -> float:
+        """Return the share of recent normal sessions whose early score was above the calibrated threshold."""
+        return len(self._above) / max(1, min(self._sessions, self._window))
+
+    @property
+    def raised(self) -> bool:
+        """Tell whether enough early alerts were not confirmed to raise the threshold (`watch`: it would be raised)."""
+        return self._adapted > self.calibrated_threshold
+
+    def see(self, score: float) -> None:
+        """Learn from the early score (nats) of a whole session that was normal in the end."""
+        if self.mode is DriftMode.OFF:
+            return
+        self._sessions += 1
+        if score > self.calibrated_threshold:
+            self._above.append((self._sessions, score))
+        while self._above and self._above[0][0] <= self._sessions - self._window:
+            self._above.popleft()
+        highest = heapq.nlargest(UNCONFIRMED, (score for _, score in self._above))
+        self._adapted = self.calibrated_threshold
+        if len(highest) == UNCONFIRMED:
+            self._adapted = highest[-1] + slack(highest[-1])
 
 
 def _moved(mean: float, value: float, sessions: int) -> float:
