@@ -81,7 +81,11 @@ CASES: Final = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One change against the default. flags: of the trainer. lines: what becomes of a session's lines."""
+    """One change against the default. flags: of the trainer. lines: what becomes of a session's lines.
+
+    reinforce: learning rate of LogGPT's fine-tuning after training, 0 for none. contamination: share of failures among
+    the training sessions.
+    """
 
     name: str
     what: str
@@ -89,6 +93,7 @@ class Variant:
     key_order: tuple[str, ...] | None = None
     mask_rules: tuple[MaskRule, ...] = DEFAULT_RULES
     lines: Callable[[list[Line]], list[Line]] | None = field(default=None, repr=False)
+    reinforce: float = 0.0
     contamination: float = 0.0
     cases: tuple[str, ...] = ("instance", "nova34")
 
@@ -153,6 +158,12 @@ VARIANTS: Final = {
             ("--model.layers", "4", "--model.width", "256", "--training.learning-rate", "1e-3"),
         ),
         Variant("learning-rate", "learning rate 0.0005, the original's", ("--training.learning-rate", "5e-4")),
+        *(
+            Variant(
+                f"reinforced-{rate:.0e}", f"LogGPT's fine-tuning after training, learning rate {rate:g}", reinforce=rate
+            )
+            for rate in (1e-6, 1e-4)
+        ),
         *(
             Variant(f"contaminated-{percent}", f"{percent} % of the history are failures", contamination=percent / 100)
             for percent in (1, 5, 10)

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from benchmarks.early_measure import announced
 from benchmarks.quality_cases import CASES, VARIANTS, read_case, split_of
+from benchmarks.reinforce import reinforce
 from calibrate.baselines import baseline_scores
-from calibrate.curves import counts_at, detection_metrics, rate_interval
+from calibrate.curves import auc_roc, average_precision, counts_at, detection_metrics, rate_interval
 from calibrate.kinds import Wishes, calibrate_kinds, candidate_scales, scores_of
 from calibrate.sessions import score_sessions
 from calibrate.threshold import best_f1_cut
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
     from calibrate.sessions import ScoredSession
     from loggpt_stream.history.labels import Labels
     from loggpt_stream.lines.session import Session
-    from loggpt_stream.model.book import LineBook
     from loggpt_stream.model.bundle import Bundle
     from loggpt_stream.model.calibration import KindCalibration
+    from loggpt_stream.model.scoring import Scorer
     from loggpt_stream.model.statistics import Scale
 
 ASKED: Final = (0.02, 0.05)
@@ -69,7 +71,8 @@ class Fit:
 class _Scored:
     """All sessions that are measured, by role: held, val, test, later, failures (of train or excluded)."""
 
-    book: LineBook
+    scorer: Scorer
+    later_labels: Labels | None = None
     by_role: dict[str, list[ScoredSession]] = field(default_factory=dict)
 
 
@@ -80,7 +83,7 @@ def run_fit(fit: Fit) -> dict[str, Any]:
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         bundle, trained_s = _train(fit, corpus, labels, Path(scratch))
-        scored, scoring = _score(case, variant, corpus, labels, bundle)
+        scored, scoring = _score(fit, corpus, labels, bundle)
     measured = _measure(scored, labels, case, fit.seed)
     return {
         "case": fit.case,
@@ -121,11 +124,14 @@ def _train(fit: Fit, corpus: Corpus, labels: Labels, scratch: Path) -> tuple[Bun
     return load_bundle(scratch / "bundle", calibrated=False), time.monotonic() - began_s
 
 
-def _score(
-    case: Case, variant: Variant, corpus: Corpus, labels: Labels, bundle: Bundle
-) -> tuple[_Scored, dict[str, Any]]:
+def _score(fit: Fit, corpus: Corpus, labels: Labels, bundle: Bundle) -> tuple[_Scored, dict[str, Any]]:
     """Score every session that is measured, and say how fast that went."""
+    case, variant = CASES[fit.case], VARIANTS[fit.variant]
     scorer = bundle.scorer(torch.device("cpu"), ranks=True)
+    if variant.reinforce:
+        learned = set(bundle.used_sessions["train"].tolist())
+        shown = [each for each in corpus.sessions if each.fingerprint() in learned]
+        reinforce(scorer, shown, learning_rate=variant.reinforce, seed=fit.seed)
     held = set(bundle.used_sessions["validation"].tolist())
     roles: dict[str, list[Session]] = {
         "held": [each for each in corpus.sessions if each.fingerprint() in held],
@@ -133,15 +139,15 @@ def _score(
         "test": [each for each in corpus.sessions if split_of(each, labels) == "test"],
         "failures": _failures(corpus, labels),
     }
-    found = _Scored(bundle.books()[case.kind])
+    found = _Scored(scorer)
     began_s = time.monotonic()
     for role, sessions in roles.items():
         found.by_role[role] = score_sessions(sessions, scorer, labels, "failed") if sessions else []
     took_s = time.monotonic() - began_s
     lines = sum(len(each.lines) for sessions in roles.values() for each in sessions)
     if case.later and variant.name == "default":
-        later, later_labels = read_case(case, variant, *case.later)
-        found.by_role["later"] = score_sessions(later.sessions, scorer, later_labels, "failed")
+        later, found.later_labels = read_case(case, variant, *case.later)
+        found.by_role["later"] = score_sessions(later.sessions, scorer, found.later_labels, "failed")
     return found, {
         "lines_per_s": lines / took_s,
         "vocabulary": scorer.tokenizer.vocabulary_size,
@@ -176,7 +182,10 @@ def _measure(scored: _Scored, labels: Labels, case: Case, seed: int) -> dict[str
     return {
         "chosen": chosen.combination,
         "combinations": combinations,
-        "baselines": _baselines(scored),
+        "ordinary_length": _ordinary_length(scored, scales),
+        "baselines": _baselines(scored, case.kind),
+        "early": _early(scored, chosen, labels),
+        "by_length": _by_length(scored),
         "with_labels": [
             {"on": role, "drift": str(mode), **_seen(chosen, scored.by_role[role], mode)}
             for role in ("test", "later")
@@ -234,12 +243,13 @@ def _metrics(
     }
 
 
-def _baselines(scored: _Scored) -> dict[str, Any]:
+def _baselines(scored: _Scored, kind: str) -> dict[str, Any]:
     """Return the simple detectors on the same split: fitted on train, threshold on val, measured on test."""
     val, test = scored.by_role["val"], scored.by_role["test"]
+    book = scored.scorer.books[kind]
     typical = float(np.median([len(each.session.lines) for each in scored.by_role["held"]]))
     rows = {
-        role: [baseline_scores(each.session, scored.book, typical) for each in members]
+        role: [baseline_scores(each.session, book, typical) for each in members]
         for role, members in (("val", val), ("test", test))
     }
     found = {}
@@ -249,13 +259,66 @@ def _baselines(scored: _Scored) -> dict[str, Any]:
     return found
 
 
+def _ordinary_length(scored: _Scored, all_scales: Mapping[str, Mapping[str, Scale]]) -> dict[str, Any]:
+    """Return AUC and average precision on the test sessions that are as long as some held-out normal session."""
+    lines = [len(each.session.lines) for each in scored.by_role["held"]]
+    members = [each for each in scored.by_role["test"] if min(lines) <= len(each.session.lines) <= max(lines)]
+    truth_N = _truths(members)
+    scores = {name: scores_of(members, all_scales[name]) for name in COMBINATIONS}
+    return {
+        "sessions": len(members),
+        "failed": int(truth_N.sum()),
+        **{
+            name: {"auc": auc_roc(scores_N, truth_N), "ap": average_precision(scores_N, truth_N)}
+            for name, scores_N in scores.items()
+        },
+    }
+
+
+def _early(scored: _Scored, with_labels: KindCalibration, labels: Labels) -> list[dict[str, Any]]:
+    """Return what watching open sessions announces, with thresholds from labels and without."""
+    blind = _calibrated_blind(scored, ASKED[0])
+    where = {"test": labels, "later": scored.later_labels}
+    return [
+        {
+            "on": role,
+            "threshold": name,
+            "drift": str(mode),
+            **announced(scored.by_role[role], scored.scorer, calibration, table, mode),
+        }
+        for role, table in where.items()
+        if table
+        for name, calibration in (("labels", with_labels), ("none", blind))
+        for mode in (DriftMode.OFF, DriftMode.ADAPT)
+    ]
+
+
+def _by_length(scored: _Scored) -> list[dict[str, Any]]:
+    """Return how many normal sessions of each third by length alarm, at a threshold without labels."""
+    calibration = _calibrated_blind(scored, ASKED[-1])
+    members = [each for role in ("val", "test") for each in scored.by_role[role] if not each.truth]
+    members.sort(key=lambda each: len(each.session.lines))
+    thirds = (members[len(members) * i // 3 : len(members) * (i + 1) // 3] for i in range(3))
+    return [
+        {
+            "lines": [len(third[0].session.lines), len(third[-1].session.lines)],
+            "normal": len(third),
+            "false_alarms": sum(calibration.score(each.statistics) > calibration.threshold for each in third),
+        }
+        for third in thirds
+    ]
+
+
+def _calibrated_blind(scored: _Scored, asked: float) -> KindCalibration:
+    """Calibrate on the trainer's held-out sessions alone, their labels unused."""
+    return calibrate_kinds(_blind(scored.by_role["held"]), Wishes(asked), labelled=False).kinds[0].calibration
+
+
 def _label_free(scored: _Scored) -> list[dict[str, Any]]:
-    """Calibrate on the trainer's held-out sessions alone, for each asked rate, and see the rate on what came later."""
+    """Calibrate without labels, for each asked rate, and see the rate on what came later."""
     found = []
     for asked in ASKED:
-        calibration = (
-            calibrate_kinds(_blind(scored.by_role["held"]), Wishes(asked), labelled=False).kinds[0].calibration
-        )
+        calibration = _calibrated_blind(scored, asked)
         found += [
             {"asked": asked, "on": role, "drift": str(mode), **_seen(calibration, scored.by_role[role], mode)}
             for role in ("val", "test", "later")

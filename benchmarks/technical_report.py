@@ -147,6 +147,54 @@ def label_free(results: Results) -> Iterator[str]:
             )
 
 
+def early(results: Results) -> Iterator[str]:
+    """Yield what is announced while sessions are open, all seeds together."""
+    yield (
+        "| sessions | on | threshold | drift | failures announced | before the client saw them | lead, of the largest "
+        "possible (median) | delay after injection (median) | before the injection | false alarms | promised |"
+    )
+    yield "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    for case, fits in _defaults(results):
+        for place, row in enumerate(fits[0]["early"]):
+            rows = [fit["early"][place] for fit in fits]
+            failures, announced, in_time, before, normal, false_alarms = (
+                sum(each[key] for each in rows)
+                for key in ("failures", "announced", "in_time", "before_injection", "normal", "false_alarms")
+            )
+            leads, largest, delays = (
+                [value for each in rows for value in each[key]] for key in ("leads_s", "largest_s", "delays_s")
+            )
+            shares = [lead / most for lead, most in zip(leads, largest, strict=True)]
+            lead = f"{statistics.median(leads):.0f} s ({statistics.median(shares):.0%})" if leads else "-"
+            delay = f"{statistics.median(delays):.0f} s" if delays else "-"
+            yield (
+                f"| {_TITLES[case]} | {_ON[row['on']]} | {_FROM[row['threshold']]} | {row['drift']} | "
+                f"{announced / failures:.0%} | {in_time / failures:.0%} | {lead} | {delay} | {before / failures:.1%} | "
+                f"{false_alarms / normal:.1%} | {_mean(rows, 'promised', '.1%')} |"
+            )
+
+
+def lengths(results: Results) -> Iterator[str]:
+    """Yield what length does: to false alarms, and to the ranking where failures are no shorter than others."""
+    yield (
+        "| sessions | false alarms by thirds of length, shortest first | failures of ordinary length | "
+        "AUC / AP: everything | model alone | lines alone |"
+    )
+    yield "| --- | --- | ---: | ---: | ---: | ---: |"
+    for case, fits in _defaults(results):
+        thirds = []
+        for place, third in enumerate(fits[0]["by_length"]):
+            rows = [fit["by_length"][place] for fit in fits]
+            rate = sum(row["false_alarms"] for row in rows) / sum(row["normal"] for row in rows)
+            thirds.append(f"{third['lines'][0]}-{third['lines'][1]} lines: {rate:.1%}")
+        ordinary = [fit["ordinary_length"] for fit in fits]
+        shown = " | ".join(
+            " / ".join(_mean([each[name] for each in ordinary], key) for key in ("auc", "ap"))
+            for name in ("everything", "language_model", "lines")
+        )
+        yield f"| {_TITLES[case]} | {', '.join(thirds)} | {_mean(ordinary, 'failed', '.0f')} | {shown} |"
+
+
 def drift_with_labels(results: Results) -> Iterator[str]:
     """Yield what following drift does to a threshold that labels chose."""
     yield "| sessions | on | drift | false-alarm rate seen, each seed | F1 | recall |"
@@ -202,11 +250,14 @@ TABLES: Final[dict[str, Callable[[Results], Iterator[str]]]] = {
     "combinations": combinations,
     "ablations": ablations,
     "label_free": label_free,
+    "early": early,
+    "lengths": lengths,
     "drift_with_labels": drift_with_labels,
     "contamination": contamination,
     "cost": cost,
 }
 _ON: Final = {"test": "test", "later": "day 2"}
+_FROM: Final = {"labels": "from labels", "none": "without labels, 2 % asked"}
 
 
 def draw(results: Results) -> None:
