@@ -84,12 +84,14 @@ def robust_cut(normal_scores_N: np.ndarray, rate: float, contamination: float = 
 
     An exponential tail above the .7 quantile, its scale estimated from a sample censored at the top (Epstein & Sobel,
     Life testing, 1953): the highest scores, up to `contamination`, count as being high, not by how high they are, so
-    that a few failures do not lift the threshold above all others of their kind. `rate` is a model's promise. What the
-    sample itself guarantees, if none of it is a failure, is `guaranteed_rate` of the threshold. `rank` counts the
-    scores that are not above it. It works best where the
-    failures are clearly fewer than `contamination`: the highest believed score must be a usual one. Not `supported`
-    where no score lies between that quantile and what may be failures, so
-    that nothing tells how far the tail reaches.
+    that a few failures do not lift the threshold above all others of their kind. The threshold is the predictive
+    quantile (Lawless, Statistical Models and Methods for Lifetime Data, 2003, section 4.1), so that the rate holds on
+    average over samples as small as this.
+
+    `rate` is a model's promise. What the sample itself guarantees, if none of it is a failure, is `guaranteed_rate` of
+    the threshold. `rank` counts the scores that are not above it. It works best where the failures are clearly fewer
+    than `contamination`: the highest believed score must be a usual one. Not `supported` where no score lies between
+    that quantile and what may be failures, so that nothing tells how far the tail reaches.
     """
     ascending = np.sort(normal_scores_N)
     sessions = len(ascending)
@@ -99,8 +101,11 @@ def robust_cut(normal_scores_N: np.ndarray, rate: float, contamination: float = 
     above = ascending > start
     body = ascending[above & (ascending <= top)]
     censored = int((ascending > top).sum())
-    scale = (float((body - start).sum()) + censored * (top - start)) / max(len(body), 1)
-    threshold = start + scale * math.log(max(float(above.mean()) / rate, 1.0))
+    total = float((body - start).sum()) + censored * (top - start)
+    beyond = min(rate / max(float(above.mean()), rate), 1.0)
+    # The quantile of one further score, not of the fitted tail: k excesses know its scale only so well, and a score
+    # over their mean has an F distribution with 2 and 2k degrees of freedom. For 40 sessions that is a fifth higher.
+    threshold = start + total * (beyond ** (-1 / max(len(body), 1)) - 1)
     rank = int((normal_scores_N <= threshold + slack(threshold)).sum())
     return ConformalCut(threshold + slack(threshold), rate, rank, sessions, supported=bool(len(body)))
 
