@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
 
 NOVA34 = str(files("loggpt_stream") / "data" / "nova34" / "nova34.log.xz")
 RULES = SessionRules(idle_gap_s=60.0)
+
+
+@dataclass(frozen=True)
+class Said:
+    """A session of a kind and these masked lines, one a second."""
+
+    kind: str
+    texts: list[str]
+
+    @property
+    def times_s(self) -> list[float]:
+        """Return the time of each line (seconds)."""
+        return [float(second) for second in range(len(self.texts))]
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibrate.kinds import Wishes, calibrate_kinds
+from calibrate.kinds import CalibratedKind, Wishes, calibrate_kinds
 from calibrate.report import _early_text
 from calibrate.sessions import ScoredSession
 from loggpt_stream.lines.session import Line, Session
@@ -67,11 +67,17 @@ def test_without_labels_the_early_rate_is_the_kinds_own_unless_stated() -> None:
     assert rates[1] == pytest.approx(0.02, abs=0.01)
 
 
-def test_with_labels_the_early_threshold_keeps_its_rate_and_the_report_says_what_it_announces() -> None:
-    generator = np.random.default_rng(7)
-    normal = [scored(n, lines_of(generator), False) for n in range(200)]
+def labelled_kind(seed: int, *, normal: int) -> tuple[CalibratedKind, list[ScoredSession]]:
+    """Return what so many normal sessions and 20 failures calibrate, and the failures."""
+    generator = np.random.default_rng(seed)
+    members = [scored(n, lines_of(generator), False) for n in range(normal)]
     failed = [scored(300 + n, lines_of(generator, bad=True), True) for n in range(20)]
-    (kind,) = calibrate_kinds([*normal, *failed], Wishes(), labelled=True).kinds
+    (kind,) = calibrate_kinds([*members, *failed], Wishes(), labelled=True).kinds
+    return kind, failed
+
+
+def test_with_labels_the_early_threshold_keeps_its_rate_and_the_report_says_what_it_announces() -> None:
+    kind, failed = labelled_kind(7, normal=200)
     early = kind.calibration.early
     assert early
     assert early.basis == "conformal"
@@ -84,10 +90,7 @@ def test_with_labels_the_early_threshold_keeps_its_rate_and_the_report_says_what
 
 
 def test_too_few_sessions_for_the_rate_give_the_finest_that_they_guarantee_and_the_report_says_so() -> None:
-    generator = np.random.default_rng(10)
-    normal = [scored(n, lines_of(generator), False) for n in range(40)]
-    failed = [scored(300 + n, lines_of(generator, bad=True), True) for n in range(20)]
-    (kind,) = calibrate_kinds([*normal, *failed], Wishes(), labelled=True).kinds
+    kind, _ = labelled_kind(10, normal=40)
     early = kind.calibration.early
     assert early
     assert early.false_alarm_rate == pytest.approx(1 / 41)

@@ -10,8 +10,8 @@ import structlog.testing
 
 from loggpt_stream.daemon.drift_report import DriftReport
 from loggpt_stream.daemon.metrics import Metrics
-from loggpt_stream.model.calibration import Calibration, Judge, KindCalibration
-from loggpt_stream.model.drift import DriftMode
+from loggpt_stream.model.calibration import Calibration, EarlyCalibration, Judge, KindCalibration
+from loggpt_stream.model.drift import UNCONFIRMED, DriftMode
 from loggpt_stream.model.statistics import Scale
 
 SCALE = Scale(0.0, 0.0, 1.0)
@@ -25,11 +25,18 @@ CALIBRATION = Calibration(
             false_alarm_rate=0.1,
             scales={"end_loss": SCALE},
             normal_scores=NORMAL,
+            early=EarlyCalibration(
+                threshold=2.0,
+                basis="conformal",
+                false_alarm_rate=0.1,
+                scales={"unseen_lines": SCALE},
+                normal_scores=NORMAL,
+            ),
         )
     }
 )
 # Above the threshold, below the bound: normal sessions on a busy day.
-DRIFTED = {"end_loss": 9.5}
+DRIFTED = {"end_loss": 9.5, "unseen_lines": 0.0}
 
 
 def told(judge: Judge, sessions: int, report: DriftReport) -> list[Any]:
@@ -59,3 +66,38 @@ def test_only_adapting_moves_the_threshold_and_off_says_nothing(mode: DriftMode)
     assert ("scores_drifted" in said) == (mode is DriftMode.WATCH)
     shown = metrics.registry.get_sample_value("loggpt_alarm_rate", {"partition": "3", "kind": "instance"})
     assert (shown is not None) == (mode is DriftMode.WATCH)
+
+
+NEW_LINE_YET_NORMAL = {"end_loss": 1.0, "unseen_lines": 30.0}
+FAILED = {"end_loss": 1e6, "unseen_lines": 30.0}
+
+
+def early_threshold(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("loggpt_early_threshold_nats", {"partition": "3", "kind": "instance"})
+
+
+def test_early_alerts_that_the_close_does_not_confirm_raise_the_early_threshold_and_are_warned_of_once() -> None:
+    metrics = Metrics()
+    judge, report = Judge(CALIBRATION, DriftMode.ADAPT), DriftReport(metrics)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2 * UNCONFIRMED):
+            judge.judge("instance", NEW_LINE_YET_NORMAL)
+            report.observe(3, judge)
+    assert [entry["event"] for entry in logs].count("early_threshold_raised") == 1
+    early = judge.early("instance")
+    assert early is not None
+    assert early.threshold == early_threshold(metrics)
+    assert early.threshold > early.score(NEW_LINE_YET_NORMAL) > 2.0
+
+
+def test_failures_that_the_close_confirms_never_raise_the_early_threshold() -> None:
+    metrics = Metrics()
+    judge, report = Judge(CALIBRATION, DriftMode.ADAPT), DriftReport(metrics)
+    for _ in range(100):
+        assert judge.judge("instance", FAILED).anomalous
+        report.observe(3, judge)
+    assert early_threshold(metrics) == 2.0
+
+
+def test_a_kind_that_is_not_judged_early_has_no_early_threshold() -> None:
+    assert Judge(CALIBRATION).early("request") is None

@@ -23,6 +23,7 @@ from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.lines.sessionizer import Sessionizer
 from loggpt_stream.model.calibration import Calibration, EarlyCalibration, Judge, KindCalibration
+from loggpt_stream.model.drift import UNCONFIRMED, DriftMode
 from loggpt_stream.model.statistics import Scale
 from tests.tiny_bundle import tiny_bundle
 
@@ -271,6 +272,19 @@ async def test_a_traceback_that_comes_late_and_makes_a_line_usual_takes_nothing_
 
     monkeypatch.setattr(bench.looks, "_read", meanwhile)
     assert await bench.look() == []
+
+
+async def test_a_threshold_that_drift_has_raised_is_the_one_that_open_sessions_are_judged_by(scorer: Scorer) -> None:
+    raised = Bench(scorer)
+    raised.partition.judge = Judge(CALIBRATION, DriftMode.ADAPT)
+    for _ in range(UNCONFIRMED):
+        raised.partition.judge.judge("instance", {"max_line_loss": 1e9, "unseen_lines": 1e9})
+    raised.feed(event(INSTANCES[0], 1, "The disk has melted", "ERROR"), event(INSTANCES[1], 10))
+    assert await raised.look() == []
+    raised.partition.judge = Judge(CALIBRATION)
+    raised.feed(event(INSTANCES[0], 11, "The disk has melted again", "ERROR"), event(INSTANCES[1], 20))
+    assert await raised.look() == [INSTANCES[0]]
+    raised.thread.shutdown()
 
 
 async def test_late_fragments_and_kinds_without_early_calibration_are_not_looked_at(bench: Bench) -> None:

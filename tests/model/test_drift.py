@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loggpt_stream.model.drift import ALARMS_TO_BOUND, BOUND_MEDIANS, WINDOW_SESSIONS, DriftMode, DriftMonitor
+from loggpt_stream.model.drift import (
+    ALARMS_TO_BOUND,
+    BOUND_MEDIANS,
+    UNCONFIRMED,
+    WINDOW_SESSIONS,
+    DriftMode,
+    DriftMonitor,
+    EarlyMonitor,
+)
 
 RATE = 0.05
 THRESHOLD = 8.0
@@ -310,3 +318,64 @@ def test_a_bound_below_the_threshold_or_not_finite_is_refused(bound: float) -> N
 def test_no_normal_scores_are_refused() -> None:
     with pytest.raises(ValueError, match="normal scores"):
         DriftMonitor(DriftMode.WATCH, THRESHOLD, RATE, ())
+
+
+def early(mode: DriftMode = DriftMode.ADAPT, rate: float = RATE) -> EarlyMonitor:
+    return EarlyMonitor(mode, 6.0, rate)
+
+
+def early_alarms(watched: EarlyMonitor, scores_N: Any) -> np.ndarray:
+    found = []
+    for score in scores_N:
+        found.append(score > watched.threshold)
+        watched.see(float(score))
+    return np.array(found)
+
+
+def test_unconfirmed_early_alerts_come_back_to_the_promised_rate_though_all_score_alike() -> None:
+    # A new usual line in one of six sessions: each scores the same, far above the threshold.
+    scores_N = np.where(np.arange(1200) % 6 == 0, 30.8, 1.4)
+    alarms_N = early_alarms(early(), scores_N)
+    assert early_alarms(early(DriftMode.OFF), scores_N).mean() > 3 * RATE
+    assert alarms_N.sum() == UNCONFIRMED
+    assert alarms_N[:100].mean() == pytest.approx(RATE)
+
+
+def test_as_many_unconfirmed_early_alerts_as_promised_move_nothing() -> None:
+    watched = early()
+    window = round(UNCONFIRMED / RATE)
+    scores_N = np.where(np.arange(10 * window) % (window // (UNCONFIRMED - 1)) == 0, 30.8, 1.4)
+    assert early_alarms(watched, scores_N).mean() <= RATE
+    assert watched.threshold == 6.0
+    assert not watched.raised
+
+
+def test_an_early_threshold_comes_down_again_when_the_drift_has_passed_but_not_below_the_calibrated_one() -> None:
+    watched = early()
+    early_alarms(watched, [20.0] * UNCONFIRMED)
+    assert watched.raised
+    assert watched.threshold > 20.0
+    early_alarms(watched, [1.0] * round(UNCONFIRMED / RATE))
+    assert watched.threshold == 6.0
+    assert watched.unconfirmed_rate == 0.0
+
+
+def test_an_early_threshold_rests_at_the_conformal_quantile_of_recent_normal_sessions() -> None:
+    watched = early()
+    scores_N = 6.5 + normal(1000)
+    alarms_N = early_alarms(watched, scores_N)
+    assert alarms_N[200:].mean() == pytest.approx(RATE, abs=0.02)
+
+
+@pytest.mark.parametrize("mode", [DriftMode.OFF, DriftMode.WATCH])
+def test_only_adapting_moves_an_early_threshold(mode: DriftMode) -> None:
+    watched = early(mode)
+    assert early_alarms(watched, [30.0] * 50).all()
+    assert watched.threshold == 6.0
+    assert watched.raised == (mode is DriftMode.WATCH)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -0.1])
+def test_an_early_rate_that_cannot_be_is_refused(rate: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        early(rate=rate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,23 +18,13 @@ from loggpt_stream.model.gpt import ModelShape, new_model
 from loggpt_stream.model.scoring import Scorer
 from loggpt_stream.model.sequence import Passes
 from loggpt_stream.model.statistics import EARLY, Scale, fit_scales, slack
-from tests.tiny_bundle import nova34, untrained_parts
+from tests.tiny_bundle import Said, nova34, untrained_parts
 from trainer.material import count_lines
 
 SESSIONS = nova34().sessions[:40]
 BOOKS = count_lines(SESSIONS)
 KNOWN = sorted({text for session in SESSIONS if session.kind == "instance" for text in session.texts})
 UNKNOWN = [f"ERROR nova.compute.manager never seen, number {n}" for n in range(6)]
-
-
-@dataclass(frozen=True)
-class Said:
-    kind: str
-    texts: list[str]
-
-    @property
-    def times_s(self) -> list[float]:
-        return [float(second) for second in range(len(self.texts))]
 
 
 def scorer(passes: Passes) -> Scorer:

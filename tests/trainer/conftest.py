@@ -17,15 +17,12 @@ import torch
 from loggpt_stream.history.corpus import read_corpus
 from loggpt_stream.lines.masks import DEFAULT_RULES
 from loggpt_stream.lines.rules import SessionRules
-from loggpt_stream.model.book import EMPTY, LineBook
-from loggpt_stream.model.sequence import Passes, Window, windows
 from tests.tiny_bundle import NOVA34
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from loggpt_stream.lines.session import Session
-    from loggpt_stream.model.tokenizer import LineTokenizer
 
     Start = Callable[..., subprocess.Popen[str]]
 
@@ -40,20 +37,6 @@ TINY = (
     "--training.warmup-steps=5",
     "--device=cpu", "--threads=1",
 )  # fmt: skip
-
-USUAL = Passes()
-
-
-def cutter(
-    books: dict[str, LineBook], tokenizer: LineTokenizer, context_tokens: int = 128, passes: Passes = USUAL
-) -> Callable[[Session], list[Window]]:
-    """Return what gives the windows of a session."""
-
-    def cut(session: Session) -> list[Window]:
-        book = books.get(session.kind, EMPTY)
-        return windows(session.kind, session.texts, tokenizer, context_tokens, passes=passes, book=book)
-
-    return cut
 
 
 @pytest.fixture(scope="session")
