@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="output folder (default: runs/quality)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    fits = list(_planned(options))
+    fits = list(planned(options))
     results: list[dict[str, Any]] = []
     began_s = time.monotonic()
     print(f"{len(fits)} fits, two at a time; what each says of itself: {options.out}/fits.log", flush=True)
@@ -53,7 +53,7 @@ def main() -> None:
     with context.Pool(2, initializer=_quiet, initargs=(str(options.out / "fits.log"),)) as pool:
         for result in pool.imap_unordered(run_fit, fits):
             results.append(result)
-            (options.out / "results.json").write_bytes(orjson.dumps(_ordered(results)))
+            (options.out / "results.json").write_bytes(orjson.dumps(_rounded(_ordered(results))))
             everything = result["combinations"]["everything"]
             print(
                 f"{len(results)}/{len(fits)} after {(time.monotonic() - began_s) / 60:.0f} min: {result['case']} "
@@ -66,7 +66,7 @@ def main() -> None:
     print("\n".join(main_table(read(options.out / "results.json"))))
 
 
-def _planned(options: argparse.Namespace) -> Iterator[Fit]:
+def planned(options: argparse.Namespace) -> Iterator[Fit]:
     """Yield the fits, those of the main table first."""
     cases = [case for case in CASES.values() if not options.case or case.name in options.case]
     for case in cases:
@@ -86,6 +86,17 @@ def _planned(options: argparse.Namespace) -> Iterator[Fit]:
 def _ordered(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     places = {name: place for place, name in enumerate((*CASES, *VARIANTS))}
     return sorted(results, key=lambda each: (places[each["case"]], places[each["variant"]], each["seed"]))
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return JSON-ready values with six digits behind the point: the file is kept beside the report."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return value
 
 
 def _quiet(log: str) -> None:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 ASKED: Final = (0.02, 0.05)
 CONTAMINATIONS: Final = (0.0, 0.01, 0.05, 0.1)
+DRAWS: Final = 20
 # Combinations beyond those that calibration offers, for the table of what each statistic is worth.
 MORE: Final[dict[str, tuple[str, ...]]] = {
     "everything with end_loss": (*COMBINATIONS[COMBINED], "end_loss"),
@@ -329,20 +330,30 @@ def _label_free(scored: _Scored) -> list[dict[str, Any]]:
 
 
 def _contaminated(scored: _Scored, seed: int) -> list[dict[str, Any]]:
-    """As without labels, with a share of failures among the calibration sessions; robust, and taking all as normal."""
+    """As without labels, with a share of failures among the calibration sessions; robust, and taking all as normal.
+
+    Which failures decides much where few sessions are calibrated on: means over DRAWS.
+    """
     found = []
-    draw = random.Random(seed)  # noqa: S311 - nothing is hidden by it
     for share in CONTAMINATIONS:
-        held = scored.by_role["held"]
-        count = share * len(held) / (1 - share)
-        # Less than one failure in so few sessions is one in some of the draws.
-        number = int(count) + (draw.random() < count % 1)
-        members = _blind([*held, *draw.sample(scored.by_role["failures"], number)])
         for believed in (Wishes().contamination, 0.15, 0.0):
-            calibration = calibrate_kinds(members, Wishes(0.05, believed), labelled=False).kinds[0].calibration
-            seen = _seen(calibration, scored.by_role["test"])
-            found.append({"share": share, "contamination": believed, "failures": number, **seen})
+            draw = random.Random(seed)  # noqa: S311 - nothing is hidden by it
+            rows = [
+                _seen(_calibrated_with(scored, share, believed, draw), scored.by_role["test"]) for _ in range(DRAWS)
+            ]
+            means = {key: float(np.mean([row[key] for row in rows])) for key in ("rate", "f1", "recall")}
+            found.append({"share": share, "contamination": believed, **means})
     return found
+
+
+def _calibrated_with(scored: _Scored, share: float, believed: float, draw: random.Random) -> KindCalibration:
+    """Calibrate without labels for a rate of 5 %, on held-out sessions and so many failures."""
+    held = scored.by_role["held"]
+    count = share * len(held) / (1 - share)
+    # Less than one failure in so few sessions is one in some of the draws.
+    failures = draw.sample(scored.by_role["failures"], int(count) + (draw.random() < count % 1))
+    members = _blind([*held, *failures])
+    return calibrate_kinds(members, Wishes(ASKED[-1], believed), labelled=False).kinds[0].calibration
 
 
 def _seen(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RESULTS: Final = ROOT / "docs" / "reports" / "quality.json"
 REPORT: Final = ROOT / "docs" / "technical-report.md"
 FIGURES: Final = ROOT / "docs" / "figures"
-_TEMPLATE: Final = Path(__file__).with_name("technical_report.md")
+TEMPLATE: Final = Path(__file__).with_name("technical_report.md")
 _TITLES: Final = {
     "run": "openstack-faults, whole runs",
     "instance": "openstack-faults, instances",
@@ -48,7 +48,7 @@ def main() -> None:
         print("\n".join(main_table(results)))
         return
     draw(results)
-    REPORT.write_text(rendered(_TEMPLATE.read_text(), results))
+    REPORT.write_text(rendered(TEMPLATE.read_text(), results))
     print(f"wrote {REPORT.relative_to(ROOT)} and {FIGURES.relative_to(ROOT)}/")
 
 
@@ -139,10 +139,9 @@ def label_free(results: Results) -> Iterator[str]:
             if row["on"] == "val":
                 continue
             rows = [fit["label_free"][place] for fit in fits]
-            rates = ", ".join(f"{each['rate']:.1%}" for each in rows)
             low, high = row["interval"]
             yield (
-                f"| {_TITLES[case]} | {_ON[row['on']]} | {row['asked']:.0%} | {row['drift']} | {rates} | "
+                f"| {_TITLES[case]} | {_ON[row['on']]} | {row['asked']:.0%} | {row['drift']} | {_rates(rows)} | "
                 f"[{low:.1%}, {high:.1%}] | {_mean(rows, 'f1')} | {_mean(rows, 'recall')} |"
             )
 
@@ -202,9 +201,8 @@ def drift_with_labels(results: Results) -> Iterator[str]:
     for case, fits in _defaults(results):
         for place, row in enumerate(fits[0]["with_labels"]):
             rows = [fit["with_labels"][place] for fit in fits]
-            rates = ", ".join(f"{each['rate']:.1%}" for each in rows)
             yield (
-                f"| {_TITLES[case]} | {_ON[row['on']]} | {row['drift']} | {rates} | {_mean(rows, 'f1')} | "
+                f"| {_TITLES[case]} | {_ON[row['on']]} | {row['drift']} | {_rates(rows)} | {_mean(rows, 'f1')} | "
                 f"{_mean(rows, 'recall')} |"
             )
 
@@ -306,6 +304,10 @@ def _asked(rows: Sequence[dict[str, Any]], asked: float) -> dict[str, Any]:
 
 def _mean(figures: Sequence[dict[str, Any]], key: str, form: str = ".3f") -> str:
     return format(statistics.mean(each[key] for each in figures), form)
+
+
+def _rates(rows: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(f"{each['rate']:.1%}" for each in rows)
 
 
 def _span(values: Sequence[float]) -> str:

@@ -58,7 +58,7 @@ def test_help_teaches(
     assert taught in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("target", ["demo", "real-run", "memory-run"])
+@pytest.mark.parametrize("target", ["demo", "real-run", "memory-run", "quality", "report"])
 def test_what_make_starts_is_there(target: str) -> None:
     without_make = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     told = subprocess.run(

@@ -1,0 +1,114 @@
+"""Whether very short and very long sessions need calibrations of their own: false alarms by length.
+
+Short ones: requests of openstack-faults, of which most have a single line. Long ones: lives of nova34's instances in a
+row under one key, up to a thousand of them, since no recording that we have holds a session of 10^5 lines.
+
+    python -m benchmarks.session_lengths            about five minutes; the table of docs/decisions/0009
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+
+from benchmarks.quality_cases import CASES, VARIANTS, read_case, split_of
+from calibrate.kinds import Wishes, calibrate_kinds
+from calibrate.sessions import score_sessions
+from loggpt_stream.history.corpus import Corpus
+from loggpt_stream.model.bundle import load_bundle
+from loggpt_stream.settings import load
+from trainer.cli import train
+from trainer.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from benchmarks.quality_cases import Case
+    from loggpt_stream.history.labels import Labels
+    from loggpt_stream.lines.session import Session
+    from loggpt_stream.model.calibration import KindCalibration
+    from loggpt_stream.model.scoring import Scorer
+
+ASKED: Final = 0.02
+_ONE_REQUEST_IN: Final = 50
+_BANDS: Final = (1, 2, 4, 10, 10**9)
+_LIVES: Final = (1, 3, 10, 100, 1000)
+_DRAWS: Final = 20
+
+
+def main() -> None:
+    """Print both tables."""
+    requests = replace(
+        CASES["instance"], kind="request", key_order=("instance", "instance_in_text", "request"), later=None
+    )
+    sessions, labels = _normal(requests)
+    chosen = [each for each in sessions if each.fingerprint() % _ONE_REQUEST_IN == 0]
+    learned = [each for each in chosen if split_of(each, labels) == "train"]
+    scorer, calibration = _fitted(requests, learned)
+    print(f"requests, threshold without labels for {ASKED:.0%}:\n\n| lines | normal sessions | false alarms |")
+    print("| --- | ---: | ---: |")
+    others = [each for each in chosen if split_of(each, labels) in ("val", "test")]
+    for low, high in pairwise(_BANDS):
+        members = [each for each in others if low <= len(each.lines) < high]
+        alarms = _alarms(members, scorer, calibration)
+        print(f"| {low} to {high - 1} | {len(members)} | {alarms} ({alarms / max(len(members), 1):.1%}) |")
+
+    case = CASES["nova34"]
+    sessions, labels = _normal(case)
+    scorer, calibration = _fitted(case, [each for each in sessions if split_of(each, labels) == "train"])
+    val = [each for each in sessions if split_of(each, labels) == "val"]
+    print("\nlives of instances in a row:\n")
+    print("| lives | lines (median) | false alarms | median score, nats | early alarms |")
+    print("| ---: | ---: | ---: | ---: | ---: |")
+    draw = random.Random(1)  # noqa: S311 - nothing is hidden by it
+    for lives in _LIVES:
+        members = [_in_a_row([draw.choice(val) for _ in range(lives)]) for _ in range(_DRAWS)]
+        statistics = [each.statistics for each in scorer.score(members)]
+        scores_N = np.array([calibration.score(each) for each in statistics])
+        early = calibration.early
+        early_alarms = sum(early.score(each) > early.threshold for each in statistics) if early else 0
+        lines = np.median([len(each.lines) for each in members])
+        alarms = (scores_N > calibration.threshold).mean()
+        print(f"| {lives} | {lines:,.0f} | {alarms:.0%} | {np.median(scores_N):.1f} | {early_alarms / _DRAWS:.0%} |")
+
+
+def _normal(case: Case) -> tuple[list[Session], Labels]:
+    corpus, labels = read_case(case, VARIANTS["default"], case.log, case.labels)
+    return [each for each in corpus.sessions if not each.late and labels.anomalous(each, "failed") is False], labels
+
+
+def _fitted(case: Case, learned: list[Session]) -> tuple[Scorer, KindCalibration]:
+    """Train on these sessions, and calibrate on those that the trainer held out, without their labels."""
+    with tempfile.TemporaryDirectory() as scratch:
+        flags = ["--out", f"{scratch}/bundle", "--threads", "1", "--device", "cpu", "--labels", str(case.labels)]
+        settings = load(TrainerSettings, [*flags, *case.flags, str(case.log)], prog="loggpt-train", description="")
+        train(settings, Corpus(learned))
+        bundle = load_bundle(Path(scratch) / "bundle", calibrated=False)
+        scorer = bundle.scorer(torch.device("cpu"))
+    held = set(bundle.used_sessions["validation"].tolist())
+    scored = score_sessions([each for each in learned if each.fingerprint() in held], scorer, None, "failed")
+    return scorer, calibrate_kinds(scored, Wishes(ASKED), labelled=False).kinds[0].calibration
+
+
+def _alarms(members: list[Session], scorer: Scorer, calibration: KindCalibration) -> int:
+    return sum(calibration.score(each.statistics) > calibration.threshold for each in scorer.score(members))
+
+
+def _in_a_row(lives: list[Session]) -> Session:
+    """Return one session of the lines of several, each life beginning ten seconds after the one before."""
+    lines = []
+    at_s = lives[0].lines[0].time_s
+    for life in lives:
+        shift_s = at_s - life.lines[0].time_s
+        lines += [replace(line, time_s=line.time_s + shift_s) for line in life.lines]
+        at_s = lines[-1].time_s + 10
+    return replace(lives[0], lines=lines)
+
+
+if __name__ == "__main__":
+    main()
