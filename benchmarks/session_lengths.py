@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.quality_cases import CASES, VARIANTS, read_case, split_of
-from calibrate.kinds import Wishes, calibrate_kinds
+from calibrate.kinds import MIN_NORMAL, Wishes, calibrate_kinds
 from calibrate.sessions import score_sessions
 from loggpt_stream.history.corpus import Corpus
 from loggpt_stream.model.bundle import load_bundle
@@ -29,6 +29,7 @@ from trainer.settings import TrainerSettings
 
 if TYPE_CHECKING:
     from benchmarks.quality_cases import Case
+    from calibrate.sessions import ScoredSession
     from loggpt_stream.history.labels import Labels
     from loggpt_stream.lines.session import Session
     from loggpt_stream.model.calibration import KindCalibration
@@ -49,18 +50,23 @@ def main() -> None:
     sessions, labels = _normal(requests)
     chosen = [each for each in sessions if each.fingerprint() % _ONE_REQUEST_IN == 0]
     learned = [each for each in chosen if split_of(each, labels) == "train"]
-    scorer, calibration = _fitted(requests, learned)
-    print(f"requests, threshold without labels for {ASKED:.0%}:\n\n| lines | normal sessions | false alarms |")
-    print("| --- | ---: | ---: |")
+    scorer, held = _fitted(requests, learned)
+    together = _calibrated(held)
+    print(f"requests, threshold without labels for {ASKED:.0%}:\n")
+    print("| lines | calibration sessions | normal sessions | false alarms | calibrated apart |")
+    print("| --- | ---: | ---: | ---: | ---: |")
     others = [each for each in chosen if split_of(each, labels) in ("val", "test")]
     for low, high in pairwise(_BANDS):
         members = [each for each in others if low <= len(each.lines) < high]
-        alarms = _alarms(members, scorer, calibration)
-        print(f"| {low} to {high - 1} | {len(members)} | {alarms} ({alarms / max(len(members), 1):.1%}) |")
+        of_band = [each for each in held if low <= len(each.session.lines) < high]
+        apart = _told(members, scorer, _calibrated(of_band)) if len(of_band) >= MIN_NORMAL else "too few"
+        lines = f"{low} to {high - 1}" if high < _BANDS[-1] else f"{low} or more"
+        print(f"| {lines} | {len(of_band)} | {len(members)} | {_told(members, scorer, together)} | {apart} |")
 
     case = CASES["nova34"]
     sessions, labels = _normal(case)
-    scorer, calibration = _fitted(case, [each for each in sessions if split_of(each, labels) == "train"])
+    scorer, held = _fitted(case, [each for each in sessions if split_of(each, labels) == "train"])
+    calibration = _calibrated(held)
     val = [each for each in sessions if split_of(each, labels) == "val"]
     print("\nlives of instances in a row:\n")
     print("| lives | lines (median) | false alarms | median score, nats | early alarms |")
@@ -82,8 +88,8 @@ def _normal(case: Case) -> tuple[list[Session], Labels]:
     return [each for each in corpus.sessions if not each.late and labels.anomalous(each, "failed") is False], labels
 
 
-def _fitted(case: Case, learned: list[Session]) -> tuple[Scorer, KindCalibration]:
-    """Train on these sessions, and calibrate on those that the trainer held out, without their labels."""
+def _fitted(case: Case, learned: list[Session]) -> tuple[Scorer, list[ScoredSession]]:
+    """Train on these sessions, and score those that the trainer held out."""
     with tempfile.TemporaryDirectory() as scratch:
         flags = ["--out", f"{scratch}/bundle", "--threads", "1", "--device", "cpu", "--labels", str(case.labels)]
         settings = load(TrainerSettings, [*flags, *case.flags, str(case.log)], prog="loggpt-train", description="")
@@ -91,12 +97,16 @@ def _fitted(case: Case, learned: list[Session]) -> tuple[Scorer, KindCalibration
         bundle = load_bundle(Path(scratch) / "bundle", calibrated=False)
         scorer = bundle.scorer(torch.device("cpu"))
     held = set(bundle.used_sessions["validation"].tolist())
-    scored = score_sessions([each for each in learned if each.fingerprint() in held], scorer, None, "failed")
-    return scorer, calibrate_kinds(scored, Wishes(ASKED), labelled=False).kinds[0].calibration
+    return scorer, score_sessions([each for each in learned if each.fingerprint() in held], scorer, None, "failed")
 
 
-def _alarms(members: list[Session], scorer: Scorer, calibration: KindCalibration) -> int:
-    return sum(calibration.score(each.statistics) > calibration.threshold for each in scorer.score(members))
+def _calibrated(held: list[ScoredSession]) -> KindCalibration:
+    return calibrate_kinds(held, Wishes(ASKED), labelled=False).kinds[0].calibration
+
+
+def _told(members: list[Session], scorer: Scorer, calibration: KindCalibration) -> str:
+    alarms = sum(calibration.score(each.statistics) > calibration.threshold for each in scorer.score(members))
+    return f"{alarms} ({alarms / max(len(members), 1):.1%})"
 
 
 def _in_a_row(lives: list[Session]) -> Session:
