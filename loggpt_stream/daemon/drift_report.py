@@ -56,33 +56,33 @@ class DriftReport:
             self._told_at.pop(key, None)
         elif key not in self._told_at:
             self._told_at[key] = 0
-            log.warning(
-                "early_threshold_raised",
-                partition=partition,
-                kind=kind,
-                mode=str(early.mode),
-                threshold=round(early.threshold, 3),
-                calibrated_threshold=round(early.calibrated_threshold, 3),
-                unconfirmed_rate=round(early.unconfirmed_rate, 4),
-                promised_rate=early.rate,
-                remedy=_REMEDY,
-            )
+            _say("early_threshold_raised", partition, kind, early, unconfirmed_rate=round(early.unconfirmed_rate, 4))
 
     def _warn(self, event: str, partition: int, kind: str, monitor: DriftMonitor) -> None:
         key = (partition, kind, event)
         told_at = self._told_at.get(key)
         if told_at is None or monitor.sessions >= told_at + WINDOW_SESSIONS:
-            log.warning(
+            _say(
                 event,
-                partition=partition,
-                kind=kind,
-                mode=str(monitor.mode),
-                threshold=round(monitor.threshold, 3),
-                calibrated_threshold=round(monitor.calibrated_threshold, 3),
+                partition,
+                kind,
+                monitor,
                 bound=round(monitor.bound, 3),
                 alarm_rate=round(monitor.alarm_rate, 4),
-                promised_rate=monitor.rate,
                 mean_p_value=round(monitor.mean_p_value, 3),
-                remedy=_REMEDY,
             )
         self._told_at[key] = monitor.sessions
+
+
+def _say(event: str, partition: int, kind: str, monitor: DriftMonitor | EarlyMonitor, **measured: float) -> None:
+    log.warning(
+        event,
+        partition=partition,
+        kind=kind,
+        mode=str(monitor.mode),
+        threshold=round(monitor.threshold, 3),
+        calibrated_threshold=round(monitor.calibrated_threshold, 3),
+        promised_rate=monitor.rate,
+        **measured,
+        remedy=_REMEDY,
+    )
