@@ -135,10 +135,9 @@ def label_free(results: Results) -> Iterator[str]:
     yield "| sessions | on | asked | drift | false-alarm rate, each seed | 95 % interval (first seed) | F1 | recall |"
     yield "| --- | --- | ---: | --- | --- | --- | ---: | ---: |"
     for case, fits in _defaults(results):
-        for place, row in enumerate(fits[0]["label_free"]):
+        for row, rows in _side_by_side(fits, "label_free"):
             if row["on"] == "val":
                 continue
-            rows = [fit["label_free"][place] for fit in fits]
             low, high = row["interval"]
             yield (
                 f"| {_TITLES[case]} | {_ON[row['on']]} | {row['asked']:.0%} | {row['drift']} | {_rates(rows)} | "
@@ -154,8 +153,7 @@ def early(results: Results) -> Iterator[str]:
     )
     yield "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     for case, fits in _defaults(results):
-        for place, row in enumerate(fits[0]["early"]):
-            rows = [fit["early"][place] for fit in fits]
+        for row, rows in _side_by_side(fits, "early"):
             failures, announced, in_time, before, normal, false_alarms = (
                 sum(each[key] for each in rows)
                 for key in ("failures", "announced", "in_time", "before_injection", "normal", "false_alarms")
@@ -182,8 +180,7 @@ def lengths(results: Results) -> Iterator[str]:
     yield "| --- | --- | ---: | ---: | ---: | ---: |"
     for case, fits in _defaults(results):
         thirds = []
-        for place, third in enumerate(fits[0]["by_length"]):
-            rows = [fit["by_length"][place] for fit in fits]
+        for third, rows in _side_by_side(fits, "by_length"):
             rate = sum(row["false_alarms"] for row in rows) / sum(row["normal"] for row in rows)
             thirds.append(f"{third['lines'][0]}-{third['lines'][1]} lines: {rate:.1%}")
         ordinary = [fit["ordinary_length"] for fit in fits]
@@ -199,8 +196,7 @@ def drift_with_labels(results: Results) -> Iterator[str]:
     yield "| sessions | on | drift | false-alarm rate seen, each seed | F1 | recall |"
     yield "| --- | --- | --- | --- | ---: | ---: |"
     for case, fits in _defaults(results):
-        for place, row in enumerate(fits[0]["with_labels"]):
-            rows = [fit["with_labels"][place] for fit in fits]
+        for row, rows in _side_by_side(fits, "with_labels"):
             yield (
                 f"| {_TITLES[case]} | {_ON[row['on']]} | {row['drift']} | {_rates(rows)} | {_mean(rows, 'f1')} | "
                 f"{_mean(rows, 'recall')} |"
@@ -212,8 +208,7 @@ def contamination(results: Results) -> Iterator[str]:
     yield "| sessions | failures in | share | threshold | false-alarm rate seen (asked 5 %) | F1 |"
     yield "| --- | --- | ---: | --- | ---: | ---: |"
     for case, fits in _defaults(results):
-        for place, row in enumerate(fits[0]["contaminated_calibration"]):
-            rows = [fit["contaminated_calibration"][place] for fit in fits]
+        for row, rows in _side_by_side(fits, "contaminated_calibration"):
             how = f"robust to {row['contamination']:.0%}" if row["contamination"] else "conformal"
             yield (
                 f"| {_TITLES[case]} | calibration | {row['share']:.0%} | {how} | {_mean(rows, 'rate', '.1%')} | "
@@ -286,6 +281,12 @@ def _defaults(results: Results) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     for case in CASES:
         if fits := results.get((case, "default")):
             yield case, fits
+
+
+def _side_by_side(fits: list[dict[str, Any]], key: str) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Yield each row of a list that every fit has, as the first seed has it and as all have."""
+    for rows in zip(*(fit[key] for fit in fits), strict=True):
+        yield rows[0], list(rows)
 
 
 def _three(figures: Sequence[dict[str, Any]]) -> str:
