@@ -57,6 +57,20 @@ def untrained_parts(sessions: int = 60) -> tuple[LineTokenizer, Meaning]:
     return LineTokenizer(tokenizer, max_line_tokens=16), Meaning(DEFAULT_RULES, RULES, 16)
 
 
+def judged_early_by(early: EarlyCalibration | None) -> Calibration:
+    """Return a calibration of instances of which only the early part matters."""
+    kind = KindCalibration(
+        combination="unused",
+        threshold=1.0,
+        basis="conformal",
+        false_alarm_rate=0.1,
+        scales={},
+        normal_scores=(1.0,),
+        early=early,
+    )
+    return Calibration({"instance": kind})
+
+
 def early_calibration(statistics: Sequence[Mapping[str, float]], share: float) -> EarlyCalibration:
     """Return the calibration of open sessions above whose threshold is this share of whole ones."""
     scales = fit_scales(statistics, EARLY)

@@ -22,10 +22,10 @@ from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.lines.sessionizer import Sessionizer
-from loggpt_stream.model.calibration import Calibration, EarlyCalibration, Judge, KindCalibration
+from loggpt_stream.model.calibration import Calibration, EarlyCalibration, Judge
 from loggpt_stream.model.drift import UNCONFIRMED, DriftMode
 from loggpt_stream.model.statistics import Scale
-from tests.tiny_bundle import tiny_bundle
+from tests.tiny_bundle import judged_early_by, tiny_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,21 +40,8 @@ INSTANCES = [f"{n:08d}-0000-4000-8000-000000000000" for n in range(20)]
 USUAL = "VM Started (Lifecycle Event)"
 # One new line alone passes the threshold, a line's loss cannot.
 SCALES = {"max_line_loss": Scale(0.0, 10.0, 5.0), "unseen_lines": Scale(0.0, 0.0, 0.2)}
-CALIBRATION = Calibration(
-    {
-        "instance": KindCalibration(
-            combination="unused",
-            threshold=1.0,
-            basis="conformal",
-            false_alarm_rate=0.1,
-            scales={},
-            normal_scores=(1.0,),
-            anomalous_sessions=0,
-            early=EarlyCalibration(
-                threshold=6.0, basis="conformal", false_alarm_rate=0.01, scales=SCALES, normal_scores=(1.0, 2.0)
-            ),
-        )
-    }
+CALIBRATION = judged_early_by(
+    EarlyCalibration(threshold=6.0, basis="conformal", false_alarm_rate=0.01, scales=SCALES, normal_scores=(1.0, 2.0))
 )
 
 

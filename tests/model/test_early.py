@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loggpt_stream.model.calibration import Calibration, EarlyCalibration, KindCalibration
+from loggpt_stream.model.calibration import Calibration, EarlyCalibration
 from loggpt_stream.model.early import START, Progress, first_alarm, new_unseen, step
 from loggpt_stream.model.gpt import ModelShape, new_model
 from loggpt_stream.model.scoring import Scorer
 from loggpt_stream.model.sequence import Passes
 from loggpt_stream.model.statistics import EARLY, Scale, fit_scales, slack
-from tests.tiny_bundle import Said, nova34, untrained_parts
+from tests.tiny_bundle import Said, judged_early_by, nova34, untrained_parts
 from trainer.material import count_lines
 
 SESSIONS = nova34().sessions[:40]
@@ -174,27 +174,7 @@ def test_a_verdict_of_an_open_session_says_by_what_it_was_judged() -> None:
 
 
 def test_a_calibration_keeps_its_early_part_and_one_without_stays_without() -> None:
-    with_it = Calibration(
-        {
-            "instance": KindCalibration(
-                combination="x",
-                threshold=1.0,
-                basis="conformal",
-                false_alarm_rate=0.1,
-                scales={},
-                normal_scores=(1.0,),
-                anomalous_sessions=0,
-                early=EARLY_CALIBRATION,
-            )
-        }
-    )
-    without = Calibration(
-        {
-            "instance": KindCalibration(
-                combination="x", threshold=1.0, basis="conformal", false_alarm_rate=0.1, scales={}, normal_scores=(1.0,)
-            )
-        }
-    )
+    with_it, without = judged_early_by(EARLY_CALIBRATION), judged_early_by(None)
     assert Calibration.from_json(with_it.to_json()) == with_it
     assert Calibration.from_json(without.to_json()) == without
     assert with_it.id != without.id
