@@ -1,9 +1,9 @@
-"""Whether very short and very long sessions need calibrations of their own: false alarms by length.
+"""What calibrating lengths apart is worth: false alarms by length, and how much may be failures for it to be done.
 
 Short ones: requests of openstack-faults, of which most have a single line. Long ones: lives of nova34's instances in a
 row under one key, up to a thousand of them, since no recording that we have holds a session of 10^5 lines.
 
-    python -m benchmarks.session_lengths            about five minutes; the table of docs/decisions/0009
+    python -m benchmarks.session_lengths            about ten minutes; the tables of docs/decisions/0009
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import tempfile
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.quality_cases import CASES, VARIANTS, read_case, split_of
-from calibrate.kinds import MIN_NORMAL, Wishes, calibrate_kinds
+from calibrate.kinds import Wishes, calibrate_kinds
 from calibrate.sessions import score_sessions
 from loggpt_stream.history.corpus import Corpus
 from loggpt_stream.model.bundle import load_bundle
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from loggpt_stream.model.calibration import KindCalibration
     from loggpt_stream.model.scoring import Scorer
 
-ASKED: Final = 0.02
-_ONE_REQUEST_IN: Final = 50
+ASKED: Final = (0.02, 0.05)
+CONTAMINATION: Final = (0.1, 0.02, 0.0)
+_ONE_REQUEST_IN: Final = 10
 _BANDS: Final = (1, 2, 4, 10, 10**9)
 _LIVES: Final = (1, 3, 10, 100, 1000)
 _DRAWS: Final = 20
@@ -51,22 +52,24 @@ def main() -> None:
     chosen = [each for each in sessions if each.fingerprint() % _ONE_REQUEST_IN == 0]
     learned = [each for each in chosen if split_of(each, labels) == "train"]
     scorer, held = _fitted(requests, learned)
-    together = _calibrated(held)
-    print(f"requests, threshold without labels for {ASKED:.0%}:\n")
-    print("| lines | calibration sessions | normal sessions | false alarms | calibrated apart |")
-    print("| --- | ---: | ---: | ---: | ---: |")
     others = [each for each in chosen if split_of(each, labels) in ("val", "test")]
-    for low, high in pairwise(_BANDS):
-        members = [each for each in others if low <= len(each.lines) < high]
-        of_band = [each for each in held if low <= len(each.session.lines) < high]
-        apart = _told(members, scorer, _calibrated(of_band)) if len(of_band) >= MIN_NORMAL else "too few"
-        lines = f"{low} to {high - 1}" if high < _BANDS[-1] else f"{low} or more"
-        print(f"| {lines} | {len(of_band)} | {len(members)} | {_told(members, scorer, together)} | {apart} |")
+    print(f"{len(held):,} requests of calibration, {len(others):,} normal ones judged.\n")
+    bands = [f"{low} to {high - 1} lines" if high < _BANDS[-1] else f"{low} or more" for low, high in pairwise(_BANDS)]
+    print(f"| asked | may be failures | scores count | all | {' | '.join(bands)} |")
+    print("| ---: | ---: | --- |" + " ---: |" * (1 + len(bands)))
+    judged = score_sessions(others, scorer, None, "failed")
+    for asked, contamination in product(ASKED, CONTAMINATION):
+        parted = _calibrated(held, asked, contamination)
+        of_one_length = [replace(each, session=held[0].session) for each in held]
+        alike = _calibrated(of_one_length, asked, contamination)
+        for calibration in [alike, parted] if parted.length_factors else [alike]:
+            factors = ", ".join(f"{factor:.2f} from {least}" for least, factor in calibration.length_factors)
+            print(f"| {asked:.0%} | {contamination:.0%} | {factors or 'alike'} | {_by_length(judged, calibration)} |")
 
     case = CASES["nova34"]
     sessions, labels = _normal(case)
     scorer, held = _fitted(case, [each for each in sessions if split_of(each, labels) == "train"])
-    calibration = _calibrated(held)
+    calibration = _calibrated(held, ASKED[0], CONTAMINATION[0])
     val = [each for each in sessions if split_of(each, labels) == "val"]
     print("\nlives of instances in a row:\n")
     print("| lives | lines (median) | false alarms | median score, nats | early alarms |")
@@ -100,13 +103,15 @@ def _fitted(case: Case, learned: list[Session]) -> tuple[Scorer, list[ScoredSess
     return scorer, score_sessions([each for each in learned if each.fingerprint() in held], scorer, None, "failed")
 
 
-def _calibrated(held: list[ScoredSession]) -> KindCalibration:
-    return calibrate_kinds(held, Wishes(ASKED), labelled=False).kinds[0].calibration
+def _calibrated(held: list[ScoredSession], asked: float, contamination: float) -> KindCalibration:
+    return calibrate_kinds(held, Wishes(asked, contamination), labelled=False).kinds[0].calibration
 
 
-def _told(members: list[Session], scorer: Scorer, calibration: KindCalibration) -> str:
-    alarms = sum(calibration.score(each.statistics) > calibration.threshold for each in scorer.score(members))
-    return f"{alarms} ({alarms / max(len(members), 1):.1%})"
+def _by_length(judged: list[ScoredSession], calibration: KindCalibration) -> str:
+    alarms_N = np.array([calibration.score(each.statistics) > calibration.threshold for each in judged])
+    lines_N = np.array([len(each.session.lines) for each in judged])
+    of_bands = [alarms_N[(lines_N >= low) & (lines_N < high)] for low, high in pairwise(_BANDS)]
+    return " | ".join(f"{each.mean():.1%}" for each in (alarms_N, *of_bands))
 
 
 def _in_a_row(lives: list[Session]) -> Session:

@@ -167,9 +167,9 @@ def judge_kind(
     """Return the sessions with the score that the bundle decides by, or else the one that calibration would choose."""
     truths = [each.truth for each in members]
     if calibration is not None:
-        scales = calibration.scales
+        scales, scores_N = calibration.scales, _scores_by(calibration, members)
         combination, threshold, rate = calibration.combination, calibration.threshold, calibration.false_alarm_rate
-        return _judged(kind, combination, scales, members, truths, groups, threshold, rate)
+        return _judged(kind, combination, scales, scores_N, members, truths, groups, threshold, rate)
     known = [each for each in members if each.truth is not None]
     normal = [each for each in known if not each.truth] or [each for each in members if not each.truth] or members
     all_scales = candidate_scales(normal)
@@ -177,7 +177,8 @@ def judge_kind(
     truth_N = np.array([each.truth for each in known], dtype=bool)
     if truth_N.any() and not truth_N.all():
         combination = choose_combination(figures_of(known, truth_N, all_scales))
-    return _judged(kind, combination, all_scales[combination], members, truths, groups)
+    scales = all_scales[combination]
+    return _judged(kind, combination, scales, scores_of(members, scales), members, truths, groups)
 
 
 def judged_by(calibrated: CalibratedKind) -> JudgedKind:
@@ -188,6 +189,7 @@ def judged_by(calibrated: CalibratedKind) -> JudgedKind:
         calibrated.kind,
         calibrated.calibration.combination,
         scales,
+        _scores_by(calibrated.calibration, members),
         members,
         truths or [None] * len(members),
         groups_of([each.session for each in members], None, None),
@@ -419,10 +421,15 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda each: each.severity != "fatal")
 
 
-def _judged(  # noqa: PLR0917 - its two callers give the fields in order
+def _scores_by(calibration: KindCalibration, members: Sequence[ScoredSession]) -> np.ndarray:
+    return np.array([calibration.score(each.statistics) for each in members])
+
+
+def _judged(  # noqa: PLR0917 - its callers give the fields in order
     kind: str,
     combination: str,
     scales: Mapping[str, Scale],
+    scores_N: np.ndarray,
     members: list[ScoredSession],
     truths: list[bool | None],
     groups: Mapping[int, str],
@@ -430,7 +437,7 @@ def _judged(  # noqa: PLR0917 - its two callers give the fields in order
     rate: float | None = None,
 ) -> JudgedKind:
     of_model = {name: scale for name, scale in scales.items() if name in FROM_MODEL} or scales
-    scores_N, model_N = scores_of(members, scales), scores_of(members, of_model)
+    model_N = scores_of(members, of_model)
     groups_N = [groups[each.session.fingerprint()] for each in members]
     return JudgedKind(kind, combination, members, scores_N, model_N, truths, groups_N, threshold, rate)
 

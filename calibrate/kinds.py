@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import gamma
 
 from calibrate.curves import SharedScore, auc_roc, average_precision, counts_at, most_shared_score
+from calibrate.lengths import part_lengths
 from calibrate.sessions import DIAGNOSE, by_kind, printable
 from calibrate.threshold import (
     CONTAMINATION,
@@ -26,6 +27,7 @@ from loggpt_stream.model.statistics import COMBINATIONS, COMBINED, EARLY, MODEL,
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from calibrate.lengths import LengthBand, Lengths
     from calibrate.sessions import ScoredSession
     from calibrate.threshold import ConformalCut
     from loggpt_stream.model.statistics import Scale
@@ -88,7 +90,8 @@ class CalibratedKind:
 
     sessions, scores_N, truth_N: those that took part, their deciding scores, and whether they are anomalous (where
     `labelled` is False nothing is known, and all are taken as normal). how, early_how: how the threshold, and that of
-    open sessions, was chosen, in words.
+    open sessions, was chosen, in words. lengths: how sessions of different length were calibrated; None with labels,
+    which choose one threshold over all.
     """
 
     kind: str
@@ -101,6 +104,7 @@ class CalibratedKind:
     warnings: list[str]
     labelled: bool
     early_how: str = ""
+    lengths: Lengths | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +288,17 @@ def _without_labels(
     if len(taken) <= _LEFT_OUT_MOST:
         scores_N = left_out_scores([each.statistics for each in taken], list(scales))
     asked = DEFAULT_FALSE_ALARM_RATE if wishes.false_alarm_rate is None else wishes.false_alarm_rate
+    lines_N = np.array([len(each.session.lines) for each in taken])
+    lengths = part_lengths(
+        scores_N,
+        lines_N,
+        wishes.contamination,
+        lambda scores_N, contamination: _cut_without_labels(scores_N, asked, contamination)[0].threshold,
+    )
+    scores_N *= lengths.factors_of(lines_N)
     cut, basis, how, warnings = _cut_without_labels(scores_N, asked, wishes.contamination)
+    if lengths.not_parted:
+        warnings.append(_hidden_lengths(lengths.not_parted, lengths.contamination))
     if labels_given:
         warnings.append("This kind has no labels of both classes: its threshold comes from the false-alarm rate alone.")
     early_rate = asked if wishes.early_false_alarm_rate is None else wishes.early_false_alarm_rate
@@ -297,10 +311,21 @@ def _without_labels(
         scales=scales,
         normal_scores=tuple(np.sort(scores_N).tolist()),
         early=early,
+        length_factors=lengths.factors,
     )
     figures = figures_of(taken, truth_N, all_scales)
     return CalibratedKind(
-        kind, calibration, how, taken, scores_N, truth_N, figures, warnings, labelled=False, early_how=early_how
+        kind,
+        calibration,
+        how,
+        taken,
+        scores_N,
+        truth_N,
+        figures,
+        warnings,
+        labelled=False,
+        early_how=early_how,
+        lengths=lengths,
     )
 
 
@@ -395,6 +420,16 @@ def _cut_without_labels(
             "let --contamination say that some may be failures."
         )
     return cut, "conformal" if cut.supported else "tail_model", how, warnings
+
+
+def _hidden_lengths(band: LengthBand, contamination: float) -> str:
+    return (
+        f"{band.alarming} of the {band.sessions} sessions of {band.name} score above the threshold, more than those of "
+        "other lengths. Either they are failures, or normal sessions of that length are harder to predict: without "
+        "labels nothing tells, so all lengths are judged alike. If no more than about "
+        f"{contamination:.2g} of your sessions are failures, say so by --contamination {contamination:.2g}, and "
+        "lengths can be calibrated apart."
+    )
 
 
 def candidate_scales(normal: Sequence[ScoredSession]) -> dict[str, dict[str, Scale]]:

@@ -262,6 +262,7 @@ def _kind_text(kind: CalibratedKind, traffic: Traffic | None) -> Iterator[str]:
     )
     yield "Shared score: how many sessions that read differently have one exact score; too many, and it cannot decide."
     yield ""
+    yield from _lengths_text(kind)
     yield "### Highest scores"
     yield ""
     yield from _top_sessions(kind)
@@ -287,6 +288,27 @@ def _early_text(kind: CalibratedKind) -> Iterator[str]:
             f"  It announces {announced} of the {len(anomalous)} anomalous sessions ({announced / len(anomalous):.0%}) "
             "by their last line at the latest."
         )
+
+
+def _lengths_text(kind: CalibratedKind) -> Iterator[str]:
+    lengths = kind.lengths
+    if lengths is None or len(lengths.bands) == 1:
+        return
+    yield "### Lengths"
+    yield ""
+    yield "| session | sessions | above, if all count alike | score counts |"
+    yield "| --- | ---: | ---: | ---: |"
+    for band in lengths.bands:
+        share = f"{band.alarming:,} ({band.alarming / band.sessions:.1%})"
+        yield f"| {band.name} | {band.sessions:,} | {share} | {band.factor:.3g} |"
+    yield ""
+    yield (
+        "Where sessions of some length are above the threshold more often than chance explains, their scores are "
+        "multiplied by a factor that makes them alarm as often as the others."
+        if lengths.parted
+        else "No length is above the threshold more often than chance explains: all count alike."
+    )
+    yield ""
 
 
 def _statistics_table(kind: CalibratedKind) -> Iterator[str]:

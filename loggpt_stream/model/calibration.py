@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,7 +11,7 @@ import numpy as np
 import orjson
 
 from loggpt_stream.model.drift import DriftMode, DriftMonitor, EarlyMonitor
-from loggpt_stream.model.statistics import Scale, combine, scales_from_json, scales_to_json, slack, surprises
+from loggpt_stream.model.statistics import LENGTH, Scale, scales_from_json, scales_to_json, slack, surprises
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,9 +51,13 @@ class ScoreCalibration:
     scales: dict[str, Scale]
     normal_scores: tuple[float, ...]
 
+    def surprises(self, statistics: Mapping[str, float]) -> dict[str, float]:
+        """Return what each statistic of a session adds to its score, in nats."""
+        return surprises(statistics, self.scales)
+
     def score(self, statistics: Mapping[str, float]) -> float:
         """Return the score of a session with these statistics, in nats."""
-        return combine(statistics, self.scales)
+        return math.fsum(self.surprises(statistics).values())
 
     def p_value(self, score: float) -> float:
         """Return the conformal p-value of `score` (Vovk et al., Algorithmic Learning in a Random World, 2005)."""
@@ -107,7 +112,7 @@ class EarlyCalibration(ScoreCalibration):
             score=score,
             threshold=self.threshold,
             p_value=self.p_value(score),
-            surprises=surprises(statistics, self.scales),
+            surprises=self.surprises(statistics),
         )
 
 
@@ -116,12 +121,20 @@ class KindCalibration(ScoreCalibration):
     """Calibration of one session kind.
 
     combination: name of the statistics that decide. anomalous_sessions: how many labelled anomalies took part. early:
-    how its sessions are judged while they are open; None where they are not.
+    how its sessions are judged while they are open; None where they are not. length_factors: (least lines, factor),
+    ascending, where normal sessions of some length are more surprising than others: what the surprises of all of that
+    length are multiplied by. () where sessions of all lengths count alike.
     """
 
     combination: str
     anomalous_sessions: int = 0
     early: EarlyCalibration | None = None
+    length_factors: tuple[tuple[int, float], ...] = ()
+
+    def surprises(self, statistics: Mapping[str, float]) -> dict[str, float]:
+        """Return what each statistic of a session adds to its score, in nats, by the session's length."""
+        factor = self._length_factor(statistics)
+        return {name: factor * nats for name, nats in ScoreCalibration.surprises(self, statistics).items()}
 
     def drift_monitor(self, mode: DriftMode) -> DriftMonitor:
         """Return a monitor of this kind's threshold, for one stream of its sessions."""
@@ -129,12 +142,15 @@ class KindCalibration(ScoreCalibration):
 
     def to_json(self) -> dict[str, Any]:
         """Return this as JSON-ready values."""
-        return {
+        values = {
             **ScoreCalibration.to_json(self),
             "combination": self.combination,
             "anomalous_sessions": self.anomalous_sessions,
             "early": self.early.to_json() if self.early else None,
         }
+        if self.length_factors:  # else left out, so that calibrations made before there were any keep their id
+            values["length_factors"] = [list(each) for each in self.length_factors]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -145,7 +161,15 @@ class KindCalibration(ScoreCalibration):
             anomalous_sessions=values["anomalous_sessions"],
             # Calibrated before there were early alerts: sessions are judged when they close.
             early=EarlyCalibration.from_json(values["early"]) if values.get("early") else None,
+            length_factors=tuple((int(least), float(factor)) for least, factor in values.get("length_factors", ())),
         )
+
+    def _length_factor(self, statistics: Mapping[str, float]) -> float:
+        factor = 1.0
+        for least, each in self.length_factors:
+            if statistics[LENGTH] >= least:
+                factor = each
+        return factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,5 +237,5 @@ class Judge:
             score=score,
             threshold=threshold,
             p_value=calibrated.p_value(score),
-            surprises=surprises(statistics, calibrated.scales),
+            surprises=calibrated.surprises(statistics),
         )

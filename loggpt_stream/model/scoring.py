@@ -12,7 +12,7 @@ import torch
 from loggpt_stream.model.book import EMPTY
 from loggpt_stream.model.losses import token_losses, token_ranks
 from loggpt_stream.model.sequence import END_OF_SESSION, Passes, Window, windows
-from loggpt_stream.model.statistics import TOP_K, clipped
+from loggpt_stream.model.statistics import LENGTH, TOP_K, clipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -236,6 +236,7 @@ def _session_score(prepared: Prepared, read: Sequence[_Read]) -> SessionScore:
     statistics = {
         "mean_line_loss": float(losses.mean()),
         "max_line_loss": float(line_losses_L.max()),
+        LENGTH: float(line_losses_L.size),
     }
     if "tail" in ends:
         statistics["end_loss"] = ends["tail"]

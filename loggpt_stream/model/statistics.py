@@ -42,6 +42,9 @@ STATISTICS: Final = (*FROM_MODEL, *FROM_LINES)
 # Those that never fall while a session grows: by them an open session may be judged (loggpt_stream.model.early).
 EARLY: Final = ("max_line_loss", "unseen_lines")
 
+# No part of a score: by it calibration may weigh sessions of one length against those of another.
+LENGTH: Final = "session_lines"
+
 COMBINED: Final = "everything"
 MODEL: Final = "language_model"
 # Named combinations that calibration chooses from, the default first. Chosen by measurement on validation sessions:

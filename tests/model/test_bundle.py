@@ -18,7 +18,7 @@ from loggpt_stream.model.bundle import MANIFEST, load_bundle, save_bundle, save_
 from loggpt_stream.model.calibration import Calibration, Judge, KindCalibration
 from loggpt_stream.model.drift import DriftMode
 from loggpt_stream.model.gpt import ModelShape, new_model
-from loggpt_stream.model.statistics import Scale
+from loggpt_stream.model.statistics import LENGTH, Scale
 from tests.tiny_bundle import nova34, tiny_bundle, untrained_parts
 from trainer.material import count_lines
 
@@ -260,6 +260,28 @@ def test_verdicts() -> None:
     assert judge.judge("request", odd).unjudged == "kind_not_calibrated"
     assert Calibration.from_json(calibration.to_json()) == calibration
     assert calibration.id != Calibration({}).id
+
+
+def test_length_factors_are_part_of_a_calibration_and_older_ones_have_none() -> None:
+    kind = KindCalibration(
+        combination="end_loss",
+        threshold=3.0,
+        basis="conformal",
+        false_alarm_rate=0.1,
+        scales={"end_loss": Scale(0.0, 0.0, 1.0)},
+        normal_scores=(0.5, 1.0),
+    )
+    older = kind.to_json()
+    assert "length_factors" not in older
+    assert KindCalibration.from_json(older) == kind
+    parted = replace(kind, length_factors=((1, 1.0), (30, 0.5)))
+    assert KindCalibration.from_json(orjson.loads(orjson.dumps(parted.to_json()))) == parted
+    assert Calibration({"instance": parted}).id != Calibration({"instance": kind}).id
+    judge = Judge(Calibration({"instance": parted}))
+    short, long = (judge.judge("instance", {"end_loss": 9.0, LENGTH: lines}) for lines in (29.0, 30.0))
+    assert short.anomalous
+    assert not long.anomalous
+    assert long.score == sum(long.surprises.values()) == pytest.approx((short.score or 0) / 2)
 
 
 def test_a_judge_that_adapts_raises_its_threshold_under_drift_and_one_that_is_off_does_not() -> None:

@@ -62,6 +62,7 @@ def test_the_size_of_batches_changes_nothing() -> None:
 def test_there_is_a_loss_for_each_line_and_it_is_the_sum_over_its_tokens() -> None:
     for session, score in zip(SESSIONS, SCORER.score(SESSIONS), strict=True):
         assert len(score.line_losses_L) == len(session.lines) == len(score.token_losses)
+        assert score.statistics["session_lines"] == len(session.lines)
         for text, tokens, loss in zip(session.texts, score.token_losses, score.line_losses_L, strict=True):
             assert len(tokens) == len(SCORER.tokenizer.encode(text))
             assert loss == pytest.approx(tokens.sum())
