@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from scipy.special import ndtr
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -58,6 +59,21 @@ def counts_at(scores_N: np.ndarray, truth_N: np.ndarray, thresholds_T: np.ndarra
     tp_T = _above(scores_N[truth_N], thresholds_T)
     fp_T = _above(scores_N[~truth_N], thresholds_T)
     return Counts(tp_T, fp_T, int(truth_N.sum()) - tp_T, int((~truth_N).sum()) - fp_T)
+
+
+def expected_counts(scores_N: np.ndarray, truth_N: np.ndarray, thresholds_T: np.ndarray, spread: float) -> Counts:
+    """Return the confusion matrix expected of sessions that score like these, but not exactly.
+
+    Each score stands for a normal distribution of standard deviation `spread` around it, on the scale log1p (a kernel
+    density of each class; Silverman, Density Estimation, 1986). Scores are not negative.
+    """
+    logged_N, logged_T = np.log1p(np.maximum(scores_N, 0)), np.log1p(thresholds_T)
+    # One threshold at a time: all of them beside all sessions can be gigabytes.
+    tp_T, fp_T = (
+        np.array([ndtr((of - each) / spread).sum() for each in logged_T])
+        for of in (logged_N[truth_N], logged_N[~truth_N])
+    )
+    return Counts(tp_T, fp_T, truth_N.sum() - tp_T, (~truth_N).sum() - fp_T)
 
 
 def sweep_thresholds(scores_N: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +19,7 @@ from calibrate.threshold import (
     conformal_cut,
     guaranteed_rate,
     robust_cut,
+    score_spread,
     tail_cut,
 )
 from loggpt_stream.errors import UserError
@@ -238,13 +240,21 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
     combination = choose_combination(figures)
     scales = all_scales[combination]
     scores_N = scores_of(known, scales)
+    spread = score_spread(scores_N, truth_N)
     if wishes.by_cost:
         cost_miss, cost_false_alarm = _costs(wishes)
-        threshold = cheapest_cut(scores_N, truth_N, cost_miss=cost_miss, cost_false_alarm=cost_false_alarm)
-        how = f"least cost on labelled sessions, a miss costing {cost_miss:g} and a false alarm {cost_false_alarm:g}"
+        threshold = cheapest_cut(
+            scores_N, truth_N, cost_miss=cost_miss, cost_false_alarm=cost_false_alarm, spread=spread
+        )
+        how = (
+            "least expected cost of sessions that score like the labelled ones, a miss costing "
+            f"{cost_miss:g} and a false alarm {cost_false_alarm:g}"
+        )
     else:
-        threshold = best_f1_cut(scores_N, truth_N)
-        how = "highest F1 on labelled sessions, cut in the middle of the gap between neighbouring scores"
+        threshold = best_f1_cut(scores_N, truth_N, spread=spread)
+        how = "highest expected F1 of sessions that score like the labelled ones"
+    if spread:
+        how += f" (each of their scores spread by a factor of {math.exp(spread):.2f}, since they are few)"
     counts = counts_at(scores_N, truth_N, np.array([threshold]))
     if not counts.tn_T[0]:
         raise UserError(

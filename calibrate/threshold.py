@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from calibrate.curves import counts_at
+from calibrate.curves import counts_at, expected_counts
 from loggpt_stream.model.statistics import slack
+
+if TYPE_CHECKING:
+    from calibrate.curves import Counts
 
 # History that nobody labelled holds failures: up to this share of the highest scores is not believed.
 CONTAMINATION: Final = 0.1
+# On the scale log1p: scores half as high again, or a third lower.
+_MOST_SPREAD: Final = 0.4
+_GRID: Final = 1000
 # The tail begins here: low enough to leave a few dozen sessions something to fit, high enough to be tail.
 _BODY: Final = 0.7
 _TAIL_SHARE: Final = 0.1
@@ -50,16 +56,33 @@ def candidate_cuts(scores_N: np.ndarray) -> np.ndarray:
     return np.concatenate([[np.nextafter(distinct[0], -np.inf)], middle, [distinct[-1]]])
 
 
-def best_f1_cut(scores_N: np.ndarray, truth_N: np.ndarray) -> float:
-    """Return the threshold with the highest F1; of equal ones the highest threshold, which alarms least."""
-    cuts = candidate_cuts(scores_N)
-    return _last_best(cuts, counts_at(scores_N, truth_N, cuts).f1)
+def score_spread(scores_N: np.ndarray, truth_N: np.ndarray) -> float:
+    """Return how far from each of these scores another session like it may score: `spread` of the cuts below.
+
+    A few dozen labelled sessions have few scores near the best threshold, and which of them decides is luck. So each
+    stands for a distribution as wide as that of all normal sessions, at most _MOST_SPREAD. 0 where all score alike.
+    Chosen on halves of validation sessions (docs/decisions/0010).
+    """
+    return min(float(np.log1p(np.maximum(scores_N[~truth_N], 0)).std()), _MOST_SPREAD)
 
 
-def cheapest_cut(scores_N: np.ndarray, truth_N: np.ndarray, *, cost_miss: float, cost_false_alarm: float) -> float:
-    """Return the threshold with the least total cost; of equal ones the highest threshold, which alarms least."""
-    cuts = candidate_cuts(scores_N)
-    counts = counts_at(scores_N, truth_N, cuts)
+def best_f1_cut(scores_N: np.ndarray, truth_N: np.ndarray, *, spread: float = 0.0) -> float:
+    """Return the threshold with the highest F1; of equal ones the highest threshold, which alarms least.
+
+    spread: 0 for the best of these very sessions, else for the best that is expected (`expected_counts`).
+    """
+    cuts, counts = _cuts(scores_N, truth_N, spread)
+    return _last_best(cuts, counts.f1)
+
+
+def cheapest_cut(
+    scores_N: np.ndarray, truth_N: np.ndarray, *, cost_miss: float, cost_false_alarm: float, spread: float = 0.0
+) -> float:
+    """Return the threshold with the least total cost; of equal ones the highest threshold, which alarms least.
+
+    spread: 0 for the least of these very sessions, else for the least that is expected (`expected_counts`).
+    """
+    cuts, counts = _cuts(scores_N, truth_N, spread)
     return _last_best(cuts, -(cost_miss * counts.fn_T + cost_false_alarm * counts.fp_T))
 
 
@@ -138,6 +161,15 @@ def tail_cut(normal_scores_N: np.ndarray, rate: float) -> ConformalCut:
     reach = -math.log(rate / share) if shape == 0 else (1 - (rate / share) ** shape) / shape
     threshold = max(start + scale * reach, float(ascending[-1]))
     return ConformalCut(threshold + slack(threshold), rate, sessions, sessions, supported=False)
+
+
+def _cuts(scores_N: np.ndarray, truth_N: np.ndarray, spread: float) -> tuple[np.ndarray, Counts]:
+    if not spread:
+        cuts = candidate_cuts(scores_N)
+        return cuts, counts_at(scores_N, truth_N, cuts)
+    logged_N = np.log1p(np.maximum(scores_N, 0))
+    cuts = np.expm1(np.linspace(logged_N.min() - 4 * spread, logged_N.max() + 4 * spread, _GRID))
+    return cuts, expected_counts(scores_N, truth_N, cuts, spread)
 
 
 def _last_best(cuts: np.ndarray, worth: np.ndarray) -> float:

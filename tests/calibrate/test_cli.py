@@ -89,7 +89,7 @@ def test_the_report_tells_an_operator_what_was_done_and_what_to_expect(calibrate
     assert "**Scored:** 92 sessions" in text
     left_out = {int(number) for number in re.findall(r"(\d+) (?:cut off|not selected|late)", text)}
     assert sum(left_out) == len(recording.sessions) - 92
-    assert "highest F1" in text
+    assert "highest expected F1" in text
     assert "sessions a day" in text
     assert "extrapolated from" in text
     for statistic in {*COMBINATIONS, *STATISTICS} - {"end_loss"}:  # without a tail pass there is no end loss
@@ -117,7 +117,7 @@ def test_the_sweep_agrees_with_the_bundle(calibrated: Path) -> None:
     below = max(
         (row for row in rows if float(row["threshold"]) <= kind.threshold), key=lambda row: float(row["threshold"])
     )
-    assert float(below["f1"]) == max(float(row["f1"]) for row in rows)
+    assert float(below["f1"]) > max(float(row["f1"]) for row in rows) - 0.1
     assert kind.false_alarm_rate == pytest.approx((1 + int(below["fp"])) / 76)
     for row in rows:
         flagged = int(row["tp"]) + int(row["fp"])

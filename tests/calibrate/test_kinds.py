@@ -93,6 +93,16 @@ def test_labels_give_the_threshold_with_the_highest_f1_and_the_observed_rate() -
     assert {each.name for each in kind.figures} > {COMBINED, "language_model", "digest_end_loss"}
 
 
+def test_no_single_labelled_session_moves_the_threshold_far() -> None:
+    members = population(shift=1.0)
+
+    def threshold(of: list[ScoredSession]) -> float:
+        return calibrate_kinds(of, Wishes(), labelled=True).kinds[0].calibration.threshold
+
+    whole = threshold(members)
+    assert [threshold(members[:i] + members[i + 1 :]) for i in range(80)] == pytest.approx([whole] * 80, rel=0.1)
+
+
 def test_another_combination_decides_only_where_it_is_clearly_better() -> None:
     # Only what is absent tells, and by little: in the whole the noise of the losses drowns it.
     generator = np.random.default_rng(4)
@@ -116,12 +126,13 @@ def test_another_combination_decides_only_where_it_is_clearly_better() -> None:
 
 
 def test_a_single_statistic_is_shown_and_never_chosen() -> None:
-    # The maximum alone separates perfectly; drowned by noise, no combination does.
+    # The maximum alone separates perfectly; half drowned by noise, no combination does.
     generator = np.random.default_rng(2)
-    members = [
-        scored(i, [30.0 + i / 99 + (i >= 60) * 2, *generator.gamma(9.0, size=6)], float(generator.gamma(1.0)), i >= 60)
-        for i in range(80)
-    ]
+
+    def losses(i: int) -> list[float]:
+        return [30.0 + i / 99 + (i >= 60) * 2, *(generator.gamma(9.0, size=6) + (i >= 60) * 3)]
+
+    members = [scored(i, losses(i), float(generator.gamma(1.0)), i >= 60) for i in range(80)]
     (kind,) = calibrate_kinds(members, Wishes(), labelled=True).kinds
     figures = {each.name: each for each in kind.figures}
     assert (figures["max_line_loss"].average_precision or 0) > (figures[COMBINED].average_precision or 0) + 0.01

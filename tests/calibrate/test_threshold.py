@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import genpareto
 
-from calibrate.curves import counts_at
+from calibrate.curves import counts_at, expected_counts
 from calibrate.threshold import (
     best_f1_cut,
     candidate_cuts,
@@ -16,6 +16,7 @@ from calibrate.threshold import (
     conformal_cut,
     guaranteed_rate,
     robust_cut,
+    score_spread,
     tail_cut,
 )
 
@@ -74,6 +75,58 @@ def test_costs_move_the_threshold_the_way_they_should() -> None:
 
 def test_a_cut_lies_in_the_middle_of_its_gap() -> None:
     assert best_f1_cut(np.array([1.0, 2.0, 7.0, 9.0]), np.array([False, False, True, True])) == 4.5
+
+
+def draw(generator: np.random.Generator, normal: int, anomalous: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores of two kinds that overlap a little, and which are anomalous."""
+    scores_N = np.exp(np.concatenate([generator.normal(1.5, 0.6, normal), generator.normal(3.5, 0.6, anomalous)]))
+    return scores_N, np.arange(normal + anomalous) >= normal
+
+
+@pytest.mark.parametrize("cost_miss", [None, 10.0])
+def test_from_few_sessions_the_expected_best_serves_later_ones_better_than_the_best_of_the_sample(
+    cost_miss: float | None,
+) -> None:
+    generator = np.random.default_rng(3)
+    later = draw(generator, 4000, 1000)
+    worth: dict[str, list[float]] = {"sample": [], "expected": []}
+    for _ in range(60):
+        few = draw(generator, 60, 15)
+        for name, found in worth.items():
+            spread = score_spread(*few) if name == "expected" else 0.0
+            if cost_miss is None:
+                found.append(float(counts_at(*later, np.array([best_f1_cut(*few, spread=spread)])).f1[0]))
+            else:
+                cut = cheapest_cut(*few, cost_miss=cost_miss, cost_false_alarm=1.0, spread=spread)
+                counts = counts_at(*later, np.array([cut]))
+                found.append(-float(cost_miss * counts.fn_T[0] + counts.fp_T[0]))
+    gain = np.array(worth["expected"]) - np.array(worth["sample"])
+    assert gain.mean() > 3 * gain.std() / np.sqrt(len(gain))
+
+
+def test_expected_counts_of_hardly_spread_scores_are_the_counts() -> None:
+    scores_N, truth_N = draw(np.random.default_rng(1), 50, 20)
+    cuts = candidate_cuts(scores_N)[1:-1]
+    counts, expected = counts_at(scores_N, truth_N, cuts), expected_counts(scores_N, truth_N, cuts, 1e-9)
+    assert expected.tp_T == pytest.approx(counts.tp_T)
+    assert expected.fp_T == pytest.approx(counts.fp_T)
+    assert expected.fn_T == pytest.approx(counts.fn_T)
+    assert expected.tn_T == pytest.approx(counts.tn_T)
+
+
+def test_where_nothing_pays_the_expected_cut_flags_nothing_or_everything() -> None:
+    scores_N, truth_N = draw(np.random.default_rng(1), 50, 20)
+    assert cheapest_cut(scores_N, truth_N, cost_miss=0, cost_false_alarm=1, spread=0.4) > scores_N.max()
+    assert cheapest_cut(scores_N, truth_N, cost_miss=1, cost_false_alarm=0, spread=0.4) < scores_N.min()
+    apart = np.array([0.0, 1e6]), np.array([False, True])
+    assert 0.0 < best_f1_cut(*apart, spread=0.4) < 1e6
+
+
+def test_scores_stand_for_others_no_farther_than_normal_sessions_are_apart() -> None:
+    normal, truth_N = np.expm1([2.0, 2.2, 2.4, 9.0]), np.array([False, False, False, True])
+    assert score_spread(normal, truth_N) == pytest.approx(np.std([2.0, 2.2, 2.4]))
+    assert score_spread(np.expm1([1.0, 9.0, 9.5]), np.array([False, False, True])) == 0.4
+    assert score_spread(np.array([3.0, 3.0, 9.0]), np.array([False, False, True])) == 0.0
 
 
 @given(st.lists(SCORE, min_size=1, max_size=20))
