@@ -64,7 +64,7 @@ No labels, other logs of ordinary days. The threshold is the one that 1 in 100 n
   loggpt-calibrate --bundle bundle --false-alarm-rate 0.01 later.log.gz
 
 Labels: a CSV whose first column is the session key (instance UUID, request id, session id), with 1 or 0 in a column
-for anomalous. The threshold is the one with the highest F1, or with the least cost if a cost is stated:
+for anomalous. The threshold is the one with the highest expected F1, or the least expected cost if a cost is stated:
 
   loggpt-calibrate --bundle bundle --out calibrated --labels labels.csv --select split=val history.log.xz
   loggpt-calibrate --bundle bundle --out calibrated --labels labels.csv --select split=val \\

@@ -19,6 +19,8 @@ CONTAMINATION: Final = 0.1
 # On the scale log1p: scores half as high again, or a third lower.
 _MOST_SPREAD: Final = 0.4
 _GRID: Final = 1000
+# Expectations of so few sessions that differ by a thousandth are equal: then the cut is the one that alarms least.
+_AS_GOOD: Final = 0.001
 # The tail begins here: low enough to leave a few dozen sessions something to fit, high enough to be tail.
 _BODY: Final = 0.7
 _TAIL_SHARE: Final = 0.1
@@ -72,7 +74,7 @@ def best_f1_cut(scores_N: np.ndarray, truth_N: np.ndarray, *, spread: float = 0.
     spread: 0 for the best of these very sessions, else for the best that is expected (`expected_counts`).
     """
     cuts, counts = _cuts(scores_N, truth_N, spread)
-    return _last_best(cuts, counts.f1)
+    return _last_best(cuts, counts.f1, _AS_GOOD if spread else 0.0)
 
 
 def cheapest_cut(
@@ -83,7 +85,7 @@ def cheapest_cut(
     spread: 0 for the least of these very sessions, else for the least that is expected (`expected_counts`).
     """
     cuts, counts = _cuts(scores_N, truth_N, spread)
-    return _last_best(cuts, -(cost_miss * counts.fn_T + cost_false_alarm * counts.fp_T))
+    return _last_best(cuts, -(cost_miss * counts.fn_T + cost_false_alarm * counts.fp_T), _AS_GOOD if spread else 0.0)
 
 
 def conformal_cut(normal_scores_N: np.ndarray, rate: float) -> ConformalCut:
@@ -172,5 +174,7 @@ def _cuts(scores_N: np.ndarray, truth_N: np.ndarray, spread: float) -> tuple[np.
     return cuts, expected_counts(scores_N, truth_N, cuts, spread)
 
 
-def _last_best(cuts: np.ndarray, worth: np.ndarray) -> float:
-    return float(cuts[len(cuts) - 1 - int(np.argmax(worth[::-1]))])
+def _last_best(cuts: np.ndarray, worth: np.ndarray, as_good: float) -> float:
+    """Return the highest cut that is as good as the best but for the share `as_good` of all that a cut can change."""
+    least = worth.max() - as_good * (worth.max() - worth.min())
+    return float(cuts[np.flatnonzero(worth >= least)[-1]])
