@@ -254,7 +254,7 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
         threshold = best_f1_cut(scores_N, truth_N, spread=spread)
         how = "highest expected F1 of sessions that score like the labelled ones"
     if spread:
-        how += f" (each of their scores spread by a factor of {math.exp(spread):.2f}, since they are few)"
+        how += f" (each of their scores spread by a factor of {math.exp(spread):.2f})"
     counts = counts_at(scores_N, truth_N, np.array([threshold]))
     if not counts.tn_T[0]:
         raise UserError(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 CONTAMINATION: Final = 0.1
 # On the scale log1p: scores half as high again, or a third lower.
 _MOST_SPREAD: Final = 0.4
+_FEW: Final = 100
 _GRID: Final = 1000
 # Expectations of so few sessions that differ by a thousandth are equal: then the cut is the one that alarms least.
 _AS_GOOD: Final = 0.001
@@ -62,10 +63,12 @@ def score_spread(scores_N: np.ndarray, truth_N: np.ndarray) -> float:
     """Return how far from each of these scores another session like it may score: `spread` of the cuts below.
 
     A few dozen labelled sessions have few scores near the best threshold, and which of them decides is luck. So each
-    stands for a distribution as wide as that of all normal sessions, at most _MOST_SPREAD. 0 where all score alike.
-    Chosen on halves of validation sessions (docs/decisions/0010).
+    stands for a distribution as wide as that of all normal sessions, at most _MOST_SPREAD; for more than _FEW sessions
+    narrower by the fifth root of their number, as kernels are (Silverman, Density Estimation, 1986, section 3.3).
+    0 where all score alike. Chosen on halves of validation sessions (docs/decisions/0010).
     """
-    return min(float(np.log1p(np.maximum(scores_N[~truth_N], 0)).std()), _MOST_SPREAD)
+    width = min(float(np.log1p(np.maximum(scores_N[~truth_N], 0)).std()), _MOST_SPREAD)
+    return width * float(min((_FEW / len(scores_N)) ** 0.2, 1.0))
 
 
 def best_f1_cut(scores_N: np.ndarray, truth_N: np.ndarray, *, spread: float = 0.0) -> float:

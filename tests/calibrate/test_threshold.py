@@ -129,6 +129,11 @@ def test_scores_stand_for_others_no_farther_than_normal_sessions_are_apart() -> 
     assert score_spread(np.array([3.0, 3.0, 9.0]), np.array([False, False, True])) == 0.0
 
 
+def test_many_sessions_speak_for_themselves() -> None:
+    few, many = draw(np.random.default_rng(1), 90, 10), draw(np.random.default_rng(1), 90_000, 10_000)
+    assert score_spread(*many) == pytest.approx(score_spread(*few) / 1000**0.2, rel=0.1)
+
+
 @given(st.lists(SCORE, min_size=1, max_size=20))
 def test_the_candidates_make_every_possible_cut_once(scores: list[float]) -> None:
     scores_N = np.array(scores)
