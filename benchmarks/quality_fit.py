@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from loggpt_stream.model.bundle import Bundle
     from loggpt_stream.model.calibration import KindCalibration
     from loggpt_stream.model.scoring import Scorer
-    from loggpt_stream.model.statistics import Scale
+    from loggpt_stream.model.statistics import AnyScale
 
 ASKED: Final = (0.02, 0.05)
 CONTAMINATIONS: Final = (0.0, 0.01, 0.05, 0.1)
@@ -213,7 +213,7 @@ def _truth(role: str, scored: _Scored) -> list[int]:
 def _with_labels(
     val: Sequence[ScoredSession],
     test: Sequence[ScoredSession],
-    scales: Mapping[str, Scale],
+    scales: Mapping[str, AnyScale],
     groups: Sequence[str],
     seed: int,
 ) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def _baselines(scored: _Scored, kind: str) -> dict[str, Any]:
     return found
 
 
-def _ordinary_length(scored: _Scored, all_scales: Mapping[str, Mapping[str, Scale]]) -> dict[str, Any]:
+def _ordinary_length(scored: _Scored, all_scales: Mapping[str, Mapping[str, AnyScale]]) -> dict[str, Any]:
     """Return AUC and average precision on the test sessions that are as long as some held-out normal session."""
     lines = [len(each.session.lines) for each in scored.by_role["held"]]
     members = [each for each in scored.by_role["test"] if min(lines) <= len(each.session.lines) <= max(lines)]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from calibrate.kinds import CalibratedKind
     from calibrate.sessions import ScoredSession
     from loggpt_stream.model.calibration import KindCalibration
-    from loggpt_stream.model.statistics import Scale
+    from loggpt_stream.model.statistics import AnyScale
 
 Severity = Literal["fatal", "warning"]
 
@@ -428,7 +428,7 @@ def _scores_by(calibration: KindCalibration, members: Sequence[ScoredSession]) -
 def _judged(  # noqa: PLR0917 - its callers give the fields in order
     kind: str,
     combination: str,
-    scales: Mapping[str, Scale],
+    scales: Mapping[str, AnyScale],
     scores_N: np.ndarray,
     members: list[ScoredSession],
     truths: list[bool | None],

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from calibrate.lengths import LengthBand, Lengths
     from calibrate.sessions import ScoredSession
     from calibrate.threshold import ConformalCut
-    from loggpt_stream.model.statistics import Scale
+    from loggpt_stream.model.statistics import AnyScale
 
 MIN_NORMAL: Final = 10
 FEW_ANOMALOUS: Final = 10
@@ -150,7 +150,7 @@ def calibrate_kinds(scored: Sequence[ScoredSession], wishes: Wishes, *, labelled
 
 
 def refuse_one_score(
-    kind: str, members: Sequence[ScoredSession], all_scales: Mapping[str, Mapping[str, Scale]]
+    kind: str, members: Sequence[ScoredSession], all_scales: Mapping[str, Mapping[str, AnyScale]]
 ) -> None:
     """Raise `UserError` where different sessions have the same score: no threshold on it would mean anything.
 
@@ -186,7 +186,7 @@ def candidates(statistics: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
     }
 
 
-def scores_of(members: Sequence[ScoredSession], scales: Mapping[str, Scale]) -> np.ndarray:
+def scores_of(members: Sequence[ScoredSession], scales: Mapping[str, AnyScale]) -> np.ndarray:
     """Return the score of each session by the statistics that have a scale, in nats."""
     return np.array([combine(each.statistics, scales) for each in members])
 
@@ -442,7 +442,7 @@ def _hidden_lengths(band: LengthBand, contamination: float) -> str:
     )
 
 
-def candidate_scales(normal: Sequence[ScoredSession]) -> dict[str, dict[str, Scale]]:
+def candidate_scales(normal: Sequence[ScoredSession]) -> dict[str, dict[str, AnyScale]]:
     """Return the scales of each candidate, fitted to normal sessions."""
     statistics = [each.statistics for each in normal]
     single = fit_scales(statistics, list(statistics[0]))
@@ -450,7 +450,7 @@ def candidate_scales(normal: Sequence[ScoredSession]) -> dict[str, dict[str, Sca
 
 
 def figures_of(
-    members: Sequence[ScoredSession], truth_N: np.ndarray, all_scales: Mapping[str, Mapping[str, Scale]]
+    members: Sequence[ScoredSession], truth_N: np.ndarray, all_scales: Mapping[str, Mapping[str, AnyScale]]
 ) -> list[StatisticFigures]:
     """Return what each candidate is worth on these sessions."""
     contents = [each.content for each in members]

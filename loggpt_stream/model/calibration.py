@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from loggpt_stream.model.drift import DriftMode, DriftMonitor, EarlyMonitor
-from loggpt_stream.model.statistics import LENGTH, Scale, scales_from_json, scales_to_json, slack, surprises
+from loggpt_stream.model.statistics import LENGTH, AnyScale, scales_from_json, scales_to_json, slack, surprises
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +48,7 @@ class ScoreCalibration:
     threshold: float
     basis: str
     false_alarm_rate: float
-    scales: dict[str, Scale]
+    scales: Mapping[str, AnyScale]
     normal_scores: tuple[float, ...]
 
     def surprises(self, statistics: Mapping[str, float]) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 Each statistic becomes a surprise, -log of a p-value with a modelled tail: a few dozen normal sessions give only coarse
 ranks, so it is put on a logarithmic scale, centred and scaled by the normal calibration sessions, and read off the
-normal distribution. The score of a session is the sum of its surprises, as in Fisher's combination of p-values (Fisher,
+normal distribution. A count that is 0 in most normal sessions has no such distribution: what is known of it is how many
+of them have any. The score of a session is the sum of its surprises, as in Fisher's combination of p-values (Fisher,
 Statistical Methods for Research Workers, 1932). Which statistics take part is calibration's choice.
 """
 
@@ -39,6 +40,7 @@ FROM_MODEL: Final = (
 )
 FROM_LINES: Final = ("absent_lines", "unseen_lines", "untimely_line")
 STATISTICS: Final = (*FROM_MODEL, *FROM_LINES)
+COUNTS: Final = ("unseen_lines",)
 # Those that never fall while a session grows: by them an open session may be judged (loggpt_stream.model.early).
 EARLY: Final = ("max_line_loss", "unseen_lines")
 
@@ -89,12 +91,44 @@ class Scale:
         return -float(norm.logsf(z))
 
 
-def fit_scales(statistics: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, Scale]:
+@dataclass(frozen=True, slots=True)
+class CountScale:
+    """How many normal sessions have any of what nearly all have none of.
+
+    share: of the normal sessions, by Krichevsky and Trofimov's estimate (The performance of universal encoding, 1981):
+    half a session more, so that what none of a few dozen has is not impossible.
+    """
+
+    share: float
+
+    @classmethod
+    def fit(cls, values_N: np.ndarray) -> CountScale:
+        """Fit to the counts of normal sessions. Each of them counts once, however high: some may be failures."""
+        return cls(float((np.count_nonzero(values_N) + 0.5) / (len(values_N) + 1)))
+
+    def surprise(self, value: float) -> float:
+        """Return -log P(a normal session has `value` or more), in nats; each further one is as improbable as the first.
+
+        So the count has a geometric distribution.
+        """
+        return -value * math.log(self.share)
+
+
+AnyScale = Scale | CountScale
+
+
+def fit_scales(statistics: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, AnyScale]:
     """Fit a scale to each of the statistics `names` of normal sessions."""
-    return {name: Scale.fit(np.array([each[name] for each in statistics])) for name in names}
+    values = {name: np.array([each[name] for each in statistics]) for name in names}
+    return {name: _scale_of(name, values_N).fit(values_N) for name, values_N in values.items()}
 
 
-def surprises(statistics: Mapping[str, float], scales: Mapping[str, Scale]) -> dict[str, float]:
+def _scale_of(name: str, values_N: np.ndarray) -> type[AnyScale]:
+    # Where most sessions have some, how many they have says more than whether they have any.
+    return CountScale if name in COUNTS and np.median(values_N) == 0 else Scale
+
+
+def surprises(statistics: Mapping[str, float], scales: Mapping[str, AnyScale]) -> dict[str, float]:
     """Return the surprise of each statistic that has a scale, in nats."""
     return {name: _capped(name, scale.surprise(statistics[name])) for name, scale in scales.items()}
 
@@ -103,7 +137,7 @@ def _capped(name: str, nats: float) -> float:
     return nats if name in FROM_MODEL or nats <= CAP_NATS else CAP_NATS + math.log1p(nats - CAP_NATS)
 
 
-def combine(statistics: Mapping[str, float], scales: Mapping[str, Scale]) -> float:
+def combine(statistics: Mapping[str, float], scales: Mapping[str, AnyScale]) -> float:
     """Return the combined score: the sum of the surprises, in nats."""
     return math.fsum(surprises(statistics, scales).values())
 
@@ -113,11 +147,11 @@ def slack(score: float) -> float:
     return max(1e-3, 1e-4 * abs(score))
 
 
-def scales_to_json(scales: Mapping[str, Scale]) -> dict[str, dict[str, float]]:
+def scales_to_json(scales: Mapping[str, AnyScale]) -> dict[str, dict[str, float]]:
     """Return `scales` as JSON-ready values."""
     return {name: asdict(scale) for name, scale in scales.items()}
 
 
-def scales_from_json(values: Mapping[str, Mapping[str, float]]) -> dict[str, Scale]:
+def scales_from_json(values: Mapping[str, Mapping[str, float]]) -> dict[str, AnyScale]:
     """Return what `scales_to_json` was given."""
-    return {name: Scale(**scale) for name, scale in values.items()}
+    return {name: (CountScale if "share" in scale else Scale)(**scale) for name, scale in values.items()}

@@ -16,7 +16,19 @@ from loggpt_stream.model.gpt import ModelShape, choose_device, new_model
 from loggpt_stream.model.losses import token_losses
 from loggpt_stream.model.scoring import AbandonedError, Scorer
 from loggpt_stream.model.sequence import Passes
-from loggpt_stream.model.statistics import CAP_NATS, CLIP_NATS, TOP_K, Scale, clipped, combine, fit_scales, surprises
+from loggpt_stream.model.statistics import (
+    CAP_NATS,
+    CLIP_NATS,
+    TOP_K,
+    CountScale,
+    Scale,
+    clipped,
+    combine,
+    fit_scales,
+    scales_from_json,
+    scales_to_json,
+    surprises,
+)
 from tests.tiny_bundle import Said, nova34, untrained_parts
 from trainer.material import count_lines
 
@@ -275,6 +287,41 @@ def test_a_scale_of_values_without_spread_still_tells_more_from_less(values: lis
     assert scale.surprise(values[0] + 10.0) > usual + 5
     assert scale.surprise(values[0] + 11.0) > scale.surprise(values[0] + 10.0)
     assert scale.surprise(values[0] - 1.0) <= usual
+
+
+def unseen(*counts: float) -> dict[str, Scale | CountScale]:
+    return fit_scales([{"unseen_lines": count} for count in counts], ["unseen_lines"])
+
+
+def test_a_line_never_seen_is_as_surprising_as_sessions_with_one_are_rare() -> None:
+    generator = np.random.default_rng(1)
+    calibrated = unseen(*generator.binomial(1, 0.05, 2000).tolist())["unseen_lines"]
+    assert calibrated.surprise(1.0) == pytest.approx(-math.log(0.05), abs=0.3)
+    assert calibrated.surprise(0.0) == 0.0
+    assert calibrated.surprise(3.0) == pytest.approx(3 * calibrated.surprise(1.0))
+
+
+def test_what_no_normal_session_has_is_the_more_surprising_the_more_of_them_there_are() -> None:
+    few, many = (unseen(*[0.0] * sessions)["unseen_lines"].surprise(1.0) for sessions in (20, 2000))
+    assert few == pytest.approx(math.log(21 / 0.5))
+    assert many > few + 4
+
+
+def test_one_failure_with_a_hundred_lines_never_seen_changes_the_scale_as_one_with_a_single_line_does() -> None:
+    assert unseen(*[0.0] * 39, 1.0) == unseen(*[0.0] * 39, 100.0)
+
+
+def test_where_most_sessions_have_lines_never_seen_it_is_their_number_that_counts() -> None:
+    scale = unseen(3.0, 4.0, 5.0, 6.0, 7.0, 0.0)["unseen_lines"]
+    assert scale.surprise(5.0) < 2
+    assert scale.surprise(100.0) > 10
+
+
+def test_scales_of_both_kinds_are_kept_in_a_bundle() -> None:
+    normal = [{"digest_loss": x, "unseen_lines": float(x > 3)} for x in (1.0, 2.0, 3.0, 4.0)]
+    scales = fit_scales(normal, ["digest_loss", "unseen_lines"])
+    assert {type(scale) for scale in scales.values()} == {Scale, CountScale}
+    assert scales_from_json(scales_to_json(scales)) == scales
 
 
 def test_the_combination_adds_the_surprises() -> None:
