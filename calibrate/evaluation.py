@@ -198,7 +198,21 @@ def _warnings(
         warnings.append(
             f"MORE FALSE ALARMS THAN PROMISED: {metrics.false_alarm_rate:.2%} of the normal sessions, where "
             f"calibration promised {calibration.false_alarm_rate:.2%}; even the low end of the interval, "
-            f"{observed_interval[0]:.2%}, is above it. Normal behaviour has probably changed since calibration: "
-            "calibrate on newer sessions."
+            f"{observed_interval[0]:.2%}, is above it. {_why_more(calibration, observed_interval[0])}"
         )
     return warnings
+
+
+def promised_interval(interval: tuple[float, float]) -> str:
+    """Return in words how far a calibration on so few sessions can be from the rate that it promises."""
+    return f"{interval[0]:.2%} to {interval[1]:.2%} in 95 of 100 calibrations on as many sessions"
+
+
+def _why_more(calibration: KindCalibration, least: float) -> str:
+    interval = calibration.false_alarm_interval
+    if interval and least <= interval[1]:
+        return (
+            f"That may be chance: with {len(calibration.normal_scores)} normal sessions the rate is "
+            f"{promised_interval(interval)}. Calibrate on more sessions, or on newer ones if normal behaviour changed."
+        )
+    return "Normal behaviour has probably changed since calibration: calibrate on newer sessions."

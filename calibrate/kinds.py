@@ -19,6 +19,7 @@ from calibrate.threshold import (
     conformal_cut,
     guaranteed_rate,
     robust_cut,
+    sample_interval,
     score_spread,
     tail_cut,
 )
@@ -271,6 +272,7 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
         threshold=threshold,
         basis="labels_cost" if wishes.by_cost else "labels_f1",
         false_alarm_rate=float((1 + counts.fp_T[0]) / (1 + len(normal))),
+        false_alarm_interval=sample_interval(int(counts.fp_T[0]), len(normal)),
         scales=scales,
         normal_scores=tuple(np.sort(scores_N[~truth_N]).tolist()),
         anomalous_sessions=int(truth_N.sum()),
@@ -318,6 +320,7 @@ def _without_labels(
         threshold=cut.threshold,
         basis=basis,
         false_alarm_rate=cut.rate,
+        false_alarm_interval=cut.rate_interval,
         scales=scales,
         normal_scores=tuple(np.sort(scores_N).tolist()),
         early=early,

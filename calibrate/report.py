@@ -16,6 +16,7 @@ import orjson
 
 from calibrate import plots
 from calibrate.curves import CONFIDENCE, RESAMPLES, auc_roc, counts_at, most_shared_score, sweep_thresholds
+from calibrate.evaluation import promised_interval
 from calibrate.kinds import is_collapsed
 from calibrate.sessions import printable, told
 from loggpt_stream.model.statistics import COMBINATIONS, COMBINED
@@ -362,6 +363,8 @@ def _numbers(kind: CalibratedKind) -> str:
 def _expected(kind: CalibratedKind, traffic: Traffic | None) -> str:
     rate = kind.calibration.false_alarm_rate
     text = f"about {rate:.2%} of normal sessions raise a false alarm{_HOW_SURE.get(kind.calibration.basis, '')}"
+    if kind.calibration.false_alarm_interval:
+        text += f" ({promised_interval(kind.calibration.false_alarm_interval)})"
     if traffic and traffic.per_day is not None:
         text += f", about {rate * traffic.per_day:,.0f} a day at {traffic.per_day:,.0f} sessions a day"
     return text
@@ -375,6 +378,7 @@ def _evaluation_json(kind: KindEvaluation) -> dict[str, Any]:
         "basis": kind.calibration.basis,
         "false_alarm_rate": {
             "promised": kind.calibration.false_alarm_rate,
+            "promised_interval": kind.calibration.false_alarm_interval,
             "observed": kind.metrics.false_alarm_rate,
             "observed_interval": kind.observed_interval,
         },
@@ -442,7 +446,10 @@ def _evaluated_kind_text(kind: KindEvaluation) -> Iterator[str]:
     observed = f"{m.false_alarm_rate:.2%}"
     if kind.observed_interval:
         observed += f" [{kind.observed_interval[0]:.2%}, {kind.observed_interval[1]:.2%}]"
-    yield f"False-alarm rate: promised {kind.calibration.false_alarm_rate:.2%}, observed {observed}."
+    promised = f"{kind.calibration.false_alarm_rate:.2%}"
+    if kind.calibration.false_alarm_interval:
+        promised += f" ({promised_interval(kind.calibration.false_alarm_interval)})"
+    yield f"False-alarm rate: promised {promised}, observed {observed}."
     yield (
         f"Largest share of distinct sessions with one exact score: {kind.shared.sharing} of {kind.shared.distinct} "
         f"({kind.shared.share:.1%}) at {kind.shared.score:.6g} nats."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from scipy.stats import beta, gamma
 
 from calibrate.curves import counts_at, expected_counts
 from loggpt_stream.model.statistics import slack
@@ -24,6 +25,7 @@ _GRID: Final = 1000
 _AS_GOOD: Final = 0.001
 # The tail begins here: low enough to leave a few dozen sessions something to fit, high enough to be tail.
 _BODY: Final = 0.7
+_OUTSIDE: Final = (0.025, 0.975)
 _TAIL_SHARE: Final = 0.1
 _TAIL_SESSIONS: Final = 10
 
@@ -35,7 +37,7 @@ class ConformalCut:
     rank: so many of `sessions` scores are not above it: the threshold lies a hair above the highest of them, so that a
     session that reads like that one is not flagged on one machine and passed on another. rate: at most this share of
     later normal sessions is above it, on average. supported: False where so few sessions allow no rate as fine as the
-    one asked for.
+    one asked for. rate_interval: where this very threshold's share lies in 95 of 100 calibrations on as many sessions.
     """
 
     threshold: float
@@ -43,6 +45,7 @@ class ConformalCut:
     rank: int
     sessions: int
     supported: bool
+    rate_interval: tuple[float, float]
 
 
 def candidate_cuts(scores_N: np.ndarray) -> np.ndarray:
@@ -104,7 +107,14 @@ def conformal_cut(normal_scores_N: np.ndarray, rate: float) -> ConformalCut:
     highest = float(np.sort(normal_scores_N)[min(max(wanted, 1), sessions) - 1])
     rank = int((normal_scores_N <= highest).sum())
     rate = (sessions + 1 - rank) / (sessions + 1)
-    return ConformalCut(highest + slack(highest), rate, rank, sessions, supported=wanted <= sessions)
+    return ConformalCut(
+        highest + slack(highest),
+        rate,
+        rank,
+        sessions,
+        supported=wanted <= sessions,
+        rate_interval=sample_interval(sessions - rank, sessions),
+    )
 
 
 def robust_cut(normal_scores_N: np.ndarray, rate: float, contamination: float = CONTAMINATION) -> ConformalCut:
@@ -133,9 +143,37 @@ def robust_cut(normal_scores_N: np.ndarray, rate: float, contamination: float = 
     beyond = min(rate / max(float(above.mean()), rate), 1.0)
     # The quantile of one further score, not of the fitted tail: k excesses know its scale only so well, and a score
     # over their mean has an F distribution with 2 and 2k degrees of freedom. For 40 sessions that is a fifth higher.
-    threshold = start + total * (beyond ** (-1 / max(len(body), 1)) - 1)
+    known = max(len(body), 1)
+    reach = beyond ** (-1 / known) - 1
+    threshold = start + total * reach
     rank = int((normal_scores_N <= threshold + slack(threshold)).sum())
-    return ConformalCut(threshold + slack(threshold), rate, rank, sessions, supported=bool(len(body)))
+    interval = _modelled_interval(max(int(above.sum()), 1), sessions, known, reach)
+    return ConformalCut(
+        threshold + slack(threshold), rate, rank, sessions, supported=bool(len(body)), rate_interval=interval
+    )
+
+
+def _modelled_interval(above: int, sessions: int, known: int, reach: float) -> tuple[float, float]:
+    """Return where the share of later sessions lies that are above a fitted tail's threshold, as `sample_interval`.
+
+    The tail begins above a score of the sample that `above` others are above, so that what lies beyond it has a beta
+    distribution; and the threshold is `reach` times the sum of `known` believed excesses, a gamma variable in units of
+    the tail's true scale. Both by as many equally probable values as make the quantiles exact to a percent.
+    """
+    chances = (np.arange(200) + 0.5) / 200
+    beyond, scale = beta.ppf(chances, above, sessions + 1 - above), gamma.ppf(chances, known)
+    low, high = np.quantile(np.outer(beyond, np.exp(-reach * scale)), _OUTSIDE).tolist()
+    return low, high
+
+
+def sample_interval(above: int, sessions: int) -> tuple[float, float]:
+    """Return where the share of later sessions lies that are above a threshold which `above` of `sessions` are above.
+
+    For a threshold that is one of the sample's own scores the share has a beta distribution (Vovk, Conditional validity
+    of inductive conformal predictors, 2012).
+    """
+    low, high = (float(beta.ppf(share, above + 1, max(sessions - above, 1))) for share in _OUTSIDE)
+    return low, high
 
 
 def guaranteed_rate(normal_scores_N: np.ndarray, threshold: float) -> float:
@@ -165,7 +203,9 @@ def tail_cut(normal_scores_N: np.ndarray, rate: float) -> ConformalCut:
     share = above / sessions
     reach = -math.log(rate / share) if shape == 0 else (1 - (rate / share) ** shape) / shape
     threshold = max(start + scale * reach, float(ascending[-1]))
-    return ConformalCut(threshold + slack(threshold), rate, sessions, sessions, supported=False)
+    # Not below the highest score, so that its share is no more than that one's; how much less, nothing tells.
+    interval = (0.0, sample_interval(0, sessions)[1])
+    return ConformalCut(threshold + slack(threshold), rate, sessions, sessions, supported=False, rate_interval=interval)
 
 
 def _cuts(scores_N: np.ndarray, truth_N: np.ndarray, spread: float) -> tuple[np.ndarray, Counts]:

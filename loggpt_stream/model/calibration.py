@@ -120,13 +120,16 @@ class EarlyCalibration(ScoreCalibration):
 class KindCalibration(ScoreCalibration):
     """Calibration of one session kind.
 
-    combination: name of the statistics that decide. anomalous_sessions: how many labelled anomalies took part. early:
+    combination: name of the statistics that decide. false_alarm_interval: where the share of later normal sessions that
+    alarm lies in 95 of 100 calibrations on as many sessions, as long as these are like those; None where that is not
+    known. anomalous_sessions: how many labelled anomalies took part. early:
     how its sessions are judged while they are open; None where they are not. length_factors: (least lines, factor),
     ascending, where normal sessions of some length are more surprising than others: what the surprises of all of that
     length are multiplied by. () where sessions of all lengths count alike.
     """
 
     combination: str
+    false_alarm_interval: tuple[float, float] | None = None
     anomalous_sessions: int = 0
     early: EarlyCalibration | None = None
     length_factors: tuple[tuple[int, float], ...] = ()
@@ -148,6 +151,8 @@ class KindCalibration(ScoreCalibration):
             "anomalous_sessions": self.anomalous_sessions,
             "early": self.early.to_json() if self.early else None,
         }
+        if self.false_alarm_interval:  # else left out, so that older calibrations keep their id
+            values["false_alarm_interval"] = list(self.false_alarm_interval)
         if self.length_factors:  # else left out, so that calibrations made before there were any keep their id
             values["length_factors"] = [list(each) for each in self.length_factors]
         return values
@@ -155,9 +160,11 @@ class KindCalibration(ScoreCalibration):
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return what `to_json` gave. Raises `KeyError` or `TypeError` where something is missing or odd."""
+        low, high = values.get("false_alarm_interval") or (None, None)
         return cls(
             **cls._fields(values),
             combination=values["combination"],
+            false_alarm_interval=None if low is None or high is None else (float(low), float(high)),
             anomalous_sessions=values["anomalous_sessions"],
             # Calibrated before there were early alerts: sessions are judged when they close.
             early=EarlyCalibration.from_json(values["early"]) if values.get("early") else None,

@@ -281,6 +281,7 @@ def test_evaluation_stands_beside_the_simple_detectors(evaluated: Path) -> None:
     assert math.isfinite(values["baselines"]["unusual length"]["auc_pr"])
     assert values["baselines"]["flag everything"]["f1"] == pytest.approx(2 * 20 / (137 + 20))
     rate = values["false_alarm_rate"]
+    assert rate["promised_interval"][0] < rate["promised"] < rate["promised_interval"][1]
     assert rate["observed_interval"][0] <= rate["observed"] <= rate["observed_interval"][1]
     assert values["largest_share_with_one_score"]["share"] < 0.05
     width, height = png_size(evaluated / "roc_curve_final.png")
@@ -325,6 +326,36 @@ def test_a_matrix_without_true_negatives_is_told_loudly(
     assert values["metrics"]["tn"] == 0
     # It also flags more normal sessions than calibration promised.
     assert any("MORE FALSE ALARMS THAN PROMISED" in warning for warning in values["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("interval", "says"),
+    [
+        ((0.001, 0.9), "That may be chance: with 75 normal sessions the rate is 0.10% to 90.00% in 95 of 100"),
+        ((0.001, 0.002), "Normal behaviour has probably changed"),
+        (None, "Normal behaviour has probably changed"),
+    ],
+    ids=["chance", "changed", "unknown"],
+)
+def test_more_false_alarms_than_promised_are_put_down_to_chance_only_where_so_few_sessions_allow_it(
+    calibrated: Path, tmp_path: Path, log_of_test: str, interval: tuple[float, float] | None, says: str
+) -> None:
+    good = load_bundle(calibrated)
+    assert good.calibration is not None
+    kind = good.calibration.kinds["instance"]
+    low = replace(
+        kind,
+        threshold=float(np.quantile(kind.normal_scores, 0.5)),
+        false_alarm_rate=0.001,
+        false_alarm_interval=interval,
+    )
+    bundle = tmp_path / "low"
+    used = good.used_sessions["calibration"]
+    save_calibrated(good, bundle, calibration=Calibration({"instance": low}), calibration_sessions=used)
+    assert main(["evaluate", "--bundle", str(bundle), *TEST, log_of_test]) == 0
+    values = orjson.loads((tmp_path / "low-evaluation" / "evaluation.json").read_bytes())["kinds"]["instance"]
+    (warning,) = (each for each in values["warnings"] if "MORE FALSE ALARMS THAN PROMISED" in each)
+    assert says in warning
 
 
 def test_evaluation_tells_that_many_sessions_share_one_score(

@@ -185,6 +185,35 @@ def test_the_conformal_promise_holds_on_exchangeable_scores(sessions: int, asked
     assert promised <= asked or not cut.supported
 
 
+@pytest.mark.parametrize("contamination", [0.0, 0.1])
+@pytest.mark.parametrize(("sessions", "asked"), [(40, 0.05), (40, 0.03), (200, 0.02)])
+def test_the_rate_of_a_calibration_lies_in_its_interval_in_95_of_100_cases(
+    sessions: int, asked: float, contamination: float
+) -> None:
+    generator = np.random.default_rng(11)
+    inside, widths = [], []
+    for _ in range(3000):
+        scores = generator.exponential(3.0, size=sessions)
+        cut = robust_cut(scores, asked, contamination) if contamination else conformal_cut(scores, asked)
+        low, high = cut.rate_interval
+        inside.append(low <= np.exp(-cut.threshold / 3.0) <= high)
+        widths.append(high - low)
+        assert 0 <= low < cut.rate < high < 1
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.02)
+    # More sessions know it better.
+    assert np.mean(widths) < (0.07 if sessions == 200 else 0.2)
+
+
+def test_a_modelled_tail_promises_no_more_than_the_highest_score_of_the_sample_does() -> None:
+    generator = np.random.default_rng(12)
+    rates = []
+    for _ in range(2000):
+        cut = tail_cut(generator.exponential(3.0, size=30), 0.001)
+        assert cut.rate_interval[0] == 0.0
+        rates.append(np.exp(-cut.threshold / 3.0) <= cut.rate_interval[1])
+    assert np.mean(rates) >= 0.97
+
+
 def exponential(sessions: int, seed: int = 5) -> np.ndarray:
     return np.random.default_rng(seed).exponential(3.0, size=sessions) + 10.0
 

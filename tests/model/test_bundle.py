@@ -284,6 +284,21 @@ def test_length_factors_are_part_of_a_calibration_and_older_ones_have_none() -> 
     assert long.score == sum(long.surprises.values()) == pytest.approx((short.score or 0) / 2)
 
 
+def test_the_interval_of_the_promised_rate_is_part_of_a_calibration_and_older_ones_have_none() -> None:
+    older = KindCalibration(
+        combination="end_loss",
+        threshold=3.0,
+        basis="conformal",
+        false_alarm_rate=0.1,
+        scales={"end_loss": Scale(0.0, 0.0, 1.0)},
+        normal_scores=(0.5, 1.0),
+    )
+    assert "false_alarm_interval" not in older.to_json()
+    assert KindCalibration.from_json(older.to_json()) == older
+    newer = replace(older, false_alarm_interval=(0.01, 0.2))
+    assert KindCalibration.from_json(orjson.loads(orjson.dumps(newer.to_json()))) == newer
+
+
 def test_a_judge_that_adapts_raises_its_threshold_under_drift_and_one_that_is_off_does_not() -> None:
     scale = Scale(0.0, 0.0, 1.0)
     normal = tuple(scale.surprise(x / 10) for x in range(1, 40))
