@@ -84,7 +84,7 @@ class Variant:
     """One change against the default. flags: of the trainer. lines: what becomes of a session's lines.
 
     reinforce: learning rate of LogGPT's fine-tuning after training, 0 for none. contamination: share of failures among
-    the training sessions.
+    the training sessions. judged_by: which combinations show what the change is worth: all statistics, the model alone.
     """
 
     name: str
@@ -96,6 +96,7 @@ class Variant:
     reinforce: float = 0.0
     contamination: float = 0.0
     cases: tuple[str, ...] = ("instance", "nova34")
+    judged_by: tuple[str, str] = ("everything", "language_model")
 
 
 def _with_gaps(lines: list[Line]) -> list[Line]:
@@ -126,19 +127,30 @@ _PLAIN_NUMBERS: Final = tuple(
     replace(rule, replacement="<n>") if rule.name == "integer" else rule for rule in DEFAULT_RULES
 )
 
+WITH_TAIL: Final = ("everything with the tail's end", "language model with the tail's end")
+_ALL: Final = ("run", "instance", "nova34")
+
 VARIANTS: Final = {
     each.name: each
     for each in (
-        Variant("default", "as shipped", cases=("run", "instance", "nova34")),
-        Variant("no-hygiene", "lines never seen stay in the context of others", ("--no-reading.hygiene",)),
+        Variant("default", "as shipped", cases=_ALL),
+        Variant("no-hygiene", "lines never seen stay in the context of others", ("--no-reading.hygiene",), cases=_ALL),
         Variant("blocks-64", "context of a line: 64 lines", ("--reading.block-lines", "64")),
+        Variant(
+            "blocks-128", "context of a line: 128 lines, the original's", ("--reading.block-lines", "128"), cases=_ALL
+        ),
         Variant("blocks-256", "context of a line: 256 lines", ("--reading.block-lines", "256")),
-        Variant("tail", "with a tail of 256 lines before the end", ("--reading.tail-lines", "256")),
-        Variant("no-digest", "without the digest pass", ("--no-reading.digest",)),
+        Variant(
+            "tail",
+            "with a tail of 256 lines before the end, and its end's loss",
+            ("--reading.tail-lines", "256"),
+            judged_by=WITH_TAIL,
+        ),
+        Variant("no-digest", "without the digest pass", ("--no-reading.digest",), cases=_ALL),
         Variant("separator", "`<|LOG|>` before each line", ("--reading.separator",)),
         Variant(
             "pieces",
-            "lines in byte-pair pieces, none whole (vocabulary 1,024)",
+            "lines split at words into byte-pair pieces, none whole (vocabulary 1,024)",
             ("--tokenizer.vocabulary-size", "1024", "--model.context-tokens", "1024"),
         ),
         Variant("plain-numbers", "numbers all alike, not by their digits", mask_rules=_PLAIN_NUMBERS),

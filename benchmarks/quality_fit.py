@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.early_measure import announced
-from benchmarks.quality_cases import CASES, VARIANTS, read_case, split_of
+from benchmarks.quality_cases import CASES, VARIANTS, WITH_TAIL, read_case, split_of
 from benchmarks.reinforce import reinforce
 from calibrate.baselines import baseline_scores
 from calibrate.curves import auc_roc, average_precision, counts_at, detection_metrics, rate_interval
@@ -24,7 +24,7 @@ from calibrate.threshold import best_f1_cut, score_spread
 from loggpt_stream.history.corpus import Corpus
 from loggpt_stream.model.bundle import load_bundle
 from loggpt_stream.model.drift import DriftMode
-from loggpt_stream.model.statistics import COMBINATIONS, COMBINED
+from loggpt_stream.model.statistics import COMBINATIONS, COMBINED, MODEL, fit_scales
 from loggpt_stream.settings import load
 from trainer.cli import train
 from trainer.settings import TrainerSettings
@@ -44,9 +44,20 @@ if TYPE_CHECKING:
 ASKED: Final = (0.02, 0.05)
 CONTAMINATIONS: Final = (0.0, 0.01, 0.05, 0.1)
 DRAWS: Final = 20
+# The digest's loss without that of its end, which is no statistic of ours.
+_DIGEST_LINES: Final = "digest_lines_loss"
+
+
+def _without_end(members: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_DIGEST_LINES if each == "digest_loss" else each for each in members if each != "digest_end_loss")
+
+
 # Combinations beyond those that calibration offers, for the table of what each statistic is worth.
 MORE: Final[dict[str, tuple[str, ...]]] = {
-    "everything with end_loss": (*COMBINATIONS[COMBINED], "end_loss"),
+    WITH_TAIL[0]: (*COMBINATIONS[COMBINED], "end_loss"),
+    WITH_TAIL[1]: (*COMBINATIONS[MODEL], "end_loss"),
+    "everything without the end token": _without_end(COMBINATIONS[COMBINED]),
+    "language model without the end token": _without_end(COMBINATIONS[MODEL]),
     "everything with max_line_loss": (*COMBINATIONS[COMBINED], "max_line_loss"),
     "everything without mean_line_loss": tuple(each for each in COMBINATIONS[COMBINED] if each != "mean_line_loss"),
     "everything without the digest": tuple(each for each in COMBINATIONS[COMBINED] if "digest" not in each),
@@ -144,18 +155,29 @@ def _score(fit: Fit, corpus: Corpus, labels: Labels, bundle: Bundle) -> tuple[_S
     found = _Scored(scorer)
     began_s = time.monotonic()
     for role, sessions in roles.items():
-        found.by_role[role] = score_sessions(sessions, scorer, labels, "failed") if sessions else []
+        found.by_role[role] = _score_all(sessions, scorer, labels) if sessions else []
     took_s = time.monotonic() - began_s
     lines = sum(len(each.lines) for sessions in roles.values() for each in sessions)
     if case.later and variant.name == "default":
         later, found.later_labels = read_case(case, variant, *case.later)
-        found.by_role["later"] = score_sessions(later.sessions, scorer, found.later_labels, "failed")
+        found.by_role["later"] = _score_all(later.sessions, scorer, found.later_labels)
     return found, {
         "lines_per_s": lines / took_s,
         "vocabulary": scorer.tokenizer.vocabulary_size,
         "parameters": sum(each.numel() for each in scorer.model.parameters()),
         "epochs": bundle.training["best_epoch"],
     }
+
+
+def _score_all(sessions: Sequence[Session], scorer: Scorer, labels: Labels) -> list[ScoredSession]:
+    """Score sessions, and add the digest's loss without its end."""
+    found = score_sessions(sessions, scorer, labels, "failed")
+    for each in found:
+        if "digest_loss" in each.statistics:
+            lines = len(set(each.session.texts))
+            summed = each.statistics["digest_loss"] * (lines + 1) - each.statistics["digest_end_loss"]
+            each.statistics[_DIGEST_LINES] = summed / lines
+    return found
 
 
 def _failed(session: Session, labels: Labels) -> bool | None:
@@ -176,9 +198,11 @@ def _measure(scored: _Scored, labels: Labels, case: Case, seed: int) -> dict[str
     groups = [(labels.row(each.session) or {}).get(case.group_column or "", each.session.key) for each in test]
     scales = candidate_scales([each for each in val if not each.truth])
     everything = scales[COMBINED]
-    single = {name: scale for of in scales.values() for name, scale in of.items()}
+    statistics = [each.statistics for each in val if not each.truth]
+    single = fit_scales(statistics, list(statistics[0]))
     for name, members in MORE.items():
-        scales[name] = {each: single[each] for each in members if each in single}
+        if all(each in single for each in members):
+            scales[name] = {each: single[each] for each in members}
     chosen = calibrate_kinds(val, Wishes(), labelled=True).kinds[0].calibration
     combinations = {name: _with_labels(val, test, of, groups, seed) for name, of in scales.items() if of}
     return {
@@ -375,6 +399,7 @@ def _seen(
         "threshold": calibration.threshold,
         "last_threshold": monitor.threshold,
         "bound": monitor.bound,
+        "promised_interval": calibration.false_alarm_interval,
         "drifted": monitor.drifted,
         "false_alarms": int(counts.fp_T[0]),
         "normal": normal,

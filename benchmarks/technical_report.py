@@ -126,24 +126,27 @@ def ablations(results: Results) -> Iterator[str]:
             if fits and not variant.contamination:
                 # No F1: with so few sessions the threshold's luck is larger than what most changes do.
                 both = (
-                    _val_and_test([fit["combinations"][of] for fit in fits], ("auc", "ap"))
-                    for of in ("everything", "language_model")
+                    _val_and_test([fit["combinations"][of] for fit in fits], ("auc", "ap")) for of in variant.judged_by
                 )
                 yield f"| {variant.what} | {case} | {' | '.join(both)} |"
 
 
 def label_free(results: Results) -> Iterator[str]:
     """Yield asked and seen false-alarm rates without labels, thresholds as calibrated and following drift."""
-    yield "| sessions | on | asked | drift | false-alarm rate, each seed | 95 % interval (first seed) | F1 | recall |"
-    yield "| --- | --- | ---: | --- | --- | --- | ---: | ---: |"
+    yield (
+        "| sessions | on | asked | drift | false-alarm rate seen, each seed | its 95 % interval, each seed | "
+        "calibration promises (first seed) | F1 | recall |"
+    )
+    yield "| --- | --- | ---: | --- | --- | --- | --- | ---: | ---: |"
     for case, fits in _defaults(results):
         for row, rows in _side_by_side(fits, "label_free"):
             if row["on"] == "val":
                 continue
-            low, high = row["interval"]
+            seen = ", ".join(_share_interval(each["interval"]) for each in rows)
+            promised = _share_interval(row["promised_interval"])
             yield (
                 f"| {_TITLES[case]} | {_ON[row['on']]} | {row['asked']:.0%} | {row['drift']} | {_rates(rows)} | "
-                f"[{low:.1%}, {high:.1%}] | {_mean(rows, 'f1')} | {_mean(rows, 'recall')} |"
+                f"{seen} | {promised} | {_mean(rows, 'f1')} | {_mean(rows, 'recall')} |"
             )
 
 
@@ -311,6 +314,10 @@ def _mean(figures: Sequence[dict[str, Any]], key: str, form: str = ".3f") -> str
 
 def _rates(rows: Sequence[dict[str, Any]]) -> str:
     return ", ".join(f"{each['rate']:.1%}" for each in rows)
+
+
+def _share_interval(interval: Sequence[float]) -> str:
+    return f"[{interval[0]:.1%}, {interval[1]:.1%}]"
 
 
 def _span(values: Sequence[float]) -> str:
