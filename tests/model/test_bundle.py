@@ -262,21 +262,23 @@ def test_verdicts() -> None:
     assert calibration.id != Calibration({}).id
 
 
+# As calibrations were before there was more to say of them.
+OLDER = KindCalibration(
+    combination="end_loss",
+    threshold=3.0,
+    basis="conformal",
+    false_alarm_rate=0.1,
+    scales={"end_loss": Scale(0.0, 0.0, 1.0)},
+    normal_scores=(0.5, 1.0),
+)
+
+
 def test_length_factors_are_part_of_a_calibration_and_older_ones_have_none() -> None:
-    kind = KindCalibration(
-        combination="end_loss",
-        threshold=3.0,
-        basis="conformal",
-        false_alarm_rate=0.1,
-        scales={"end_loss": Scale(0.0, 0.0, 1.0)},
-        normal_scores=(0.5, 1.0),
-    )
-    older = kind.to_json()
-    assert "length_factors" not in older
-    assert KindCalibration.from_json(older) == kind
-    parted = replace(kind, length_factors=((1, 1.0), (30, 0.5)))
+    assert "length_factors" not in OLDER.to_json()
+    assert KindCalibration.from_json(OLDER.to_json()) == OLDER
+    parted = replace(OLDER, length_factors=((1, 1.0), (30, 0.5)))
     assert KindCalibration.from_json(orjson.loads(orjson.dumps(parted.to_json()))) == parted
-    assert Calibration({"instance": parted}).id != Calibration({"instance": kind}).id
+    assert Calibration({"instance": parted}).id != Calibration({"instance": OLDER}).id
     judge = Judge(Calibration({"instance": parted}))
     short, long = (judge.judge("instance", {"end_loss": 9.0, LENGTH: lines}) for lines in (29.0, 30.0))
     assert short.anomalous
@@ -285,17 +287,9 @@ def test_length_factors_are_part_of_a_calibration_and_older_ones_have_none() -> 
 
 
 def test_the_interval_of_the_promised_rate_is_part_of_a_calibration_and_older_ones_have_none() -> None:
-    older = KindCalibration(
-        combination="end_loss",
-        threshold=3.0,
-        basis="conformal",
-        false_alarm_rate=0.1,
-        scales={"end_loss": Scale(0.0, 0.0, 1.0)},
-        normal_scores=(0.5, 1.0),
-    )
-    assert "false_alarm_interval" not in older.to_json()
-    assert KindCalibration.from_json(older.to_json()) == older
-    newer = replace(older, false_alarm_interval=(0.01, 0.2))
+    assert "false_alarm_interval" not in OLDER.to_json()
+    assert KindCalibration.from_json(OLDER.to_json()) == OLDER
+    newer = replace(OLDER, false_alarm_interval=(0.01, 0.2))
     assert KindCalibration.from_json(orjson.loads(orjson.dumps(newer.to_json()))) == newer
 
 
