@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 ASKED: Final = (0.02, 0.05)
 CONTAMINATIONS: Final = (0.0, 0.01, 0.05, 0.1)
 DRAWS: Final = 20
+# Held out by the trainer, of the splits, of the later recording, and failures that no split chooses or measures by.
+ROLES: Final = ("held", "val", "test", "later", "failures")
 # The digest's loss without that of its end, which is no statistic of ours.
 _DIGEST_LINES: Final = "digest_lines_loss"
 
@@ -81,8 +83,8 @@ class Fit:
 
 
 @dataclass
-class _Scored:
-    """All sessions that are measured, by role: held, val, test, later, failures (of train or excluded)."""
+class Scored:
+    """All sessions that are measured, by role (see ROLES)."""
 
     scorer: Scorer
     later_labels: Labels | None = None
@@ -91,22 +93,28 @@ class _Scored:
 
 def run_fit(fit: Fit) -> dict[str, Any]:
     """Do it and return what was measured."""
-    case, variant = CASES[fit.case], VARIANTS[fit.variant]
-    corpus, labels = _read(case, variant)
     began_s = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        bundle, trained_s = _train(fit, corpus, labels, Path(scratch))
-        scored, scoring = _score(fit, corpus, labels, bundle)
-    measured = _measure(scored, labels, case, fit.seed)
+    scored, labels, costs = fitted(fit)
+    measured = _measure(scored, labels, CASES[fit.case], fit.seed)
     return {
         "case": fit.case,
         "variant": fit.variant,
         "seed": fit.seed,
-        "train_s": trained_s,
+        "train_s": costs.pop("train_s"),
         "all_s": time.monotonic() - began_s,
-        **scoring,
+        **costs,
         **measured,
     }
+
+
+def fitted(fit: Fit, roles: Sequence[str] = ROLES) -> tuple[Scored, Labels, dict[str, Any]]:
+    """Train, and score the sessions of these roles. Returns them, the labels, and what it cost."""
+    case, variant = CASES[fit.case], VARIANTS[fit.variant]
+    corpus, labels = _read(case, variant)
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle, trained_s = _train(fit, corpus, labels, Path(scratch))
+        scored, costs = _score(fit, corpus, labels, bundle, roles)
+    return scored, labels, {"train_s": trained_s, **costs}
 
 
 def _read(case: Case, variant: Variant) -> tuple[Corpus, Labels]:
@@ -137,8 +145,10 @@ def _train(fit: Fit, corpus: Corpus, labels: Labels, scratch: Path) -> tuple[Bun
     return load_bundle(scratch / "bundle", calibrated=False), time.monotonic() - began_s
 
 
-def _score(fit: Fit, corpus: Corpus, labels: Labels, bundle: Bundle) -> tuple[_Scored, dict[str, Any]]:
-    """Score every session that is measured, and say how fast that went."""
+def _score(
+    fit: Fit, corpus: Corpus, labels: Labels, bundle: Bundle, wanted: Sequence[str]
+) -> tuple[Scored, dict[str, Any]]:
+    """Score the sessions of the wanted roles, and say how fast that went."""
     case, variant = CASES[fit.case], VARIANTS[fit.variant]
     scorer = bundle.scorer(torch.device("cpu"), ranks=True)
     if variant.reinforce:
@@ -152,13 +162,14 @@ def _score(fit: Fit, corpus: Corpus, labels: Labels, bundle: Bundle) -> tuple[_S
         "test": [each for each in corpus.sessions if split_of(each, labels) == "test"],
         "failures": _failures(corpus, labels),
     }
-    found = _Scored(scorer)
+    roles = {role: sessions for role, sessions in roles.items() if role in wanted}
+    found = Scored(scorer)
     began_s = time.monotonic()
     for role, sessions in roles.items():
         found.by_role[role] = _score_all(sessions, scorer, labels) if sessions else []
     took_s = time.monotonic() - began_s
     lines = sum(len(each.lines) for sessions in roles.values() for each in sessions)
-    if case.later and variant.name == "default":
+    if case.later and variant.name == "default" and "later" in wanted:
         later, found.later_labels = read_case(case, variant, *case.later)
         found.by_role["later"] = _score_all(later.sessions, scorer, found.later_labels)
     return found, {
@@ -193,7 +204,7 @@ def _failures(corpus: Corpus, labels: Labels) -> list[Session]:
     ]
 
 
-def _measure(scored: _Scored, labels: Labels, case: Case, seed: int) -> dict[str, Any]:
+def _measure(scored: Scored, labels: Labels, case: Case, seed: int) -> dict[str, Any]:
     val, test = scored.by_role["val"], scored.by_role["test"]
     groups = [(labels.row(each.session) or {}).get(case.group_column or "", each.session.key) for each in test]
     scales = candidate_scales([each for each in val if not each.truth])
@@ -230,7 +241,7 @@ def _measure(scored: _Scored, labels: Labels, case: Case, seed: int) -> dict[str
     }
 
 
-def _truth(role: str, scored: _Scored) -> list[int]:
+def _truth(role: str, scored: Scored) -> list[int]:
     return [int(bool(each.truth)) for each in scored.by_role[role]]
 
 
@@ -271,7 +282,7 @@ def _metrics(
     }
 
 
-def _baselines(scored: _Scored, kind: str) -> dict[str, Any]:
+def _baselines(scored: Scored, kind: str) -> dict[str, Any]:
     """Return the simple detectors on the same split: fitted on train, threshold on val, measured on test."""
     val, test = scored.by_role["val"], scored.by_role["test"]
     book = scored.scorer.books[kind]
@@ -289,7 +300,7 @@ def _baselines(scored: _Scored, kind: str) -> dict[str, Any]:
     return found
 
 
-def _ordinary_length(scored: _Scored, all_scales: Mapping[str, Mapping[str, AnyScale]]) -> dict[str, Any]:
+def _ordinary_length(scored: Scored, all_scales: Mapping[str, Mapping[str, AnyScale]]) -> dict[str, Any]:
     """Return AUC and average precision on the test sessions that are as long as some held-out normal session."""
     lines = [len(each.session.lines) for each in scored.by_role["held"]]
     members = [each for each in scored.by_role["test"] if min(lines) <= len(each.session.lines) <= max(lines)]
@@ -305,9 +316,9 @@ def _ordinary_length(scored: _Scored, all_scales: Mapping[str, Mapping[str, AnyS
     }
 
 
-def _early(scored: _Scored, with_labels: KindCalibration, labels: Labels) -> list[dict[str, Any]]:
+def _early(scored: Scored, with_labels: KindCalibration, labels: Labels) -> list[dict[str, Any]]:
     """Return what watching open sessions announces, with thresholds from labels and without."""
-    blind = _calibrated_blind(scored, ASKED[0])
+    blind = _calibratedblind(scored, ASKED[0])
     where = {"test": labels, "later": scored.later_labels}
     return [
         {
@@ -323,9 +334,9 @@ def _early(scored: _Scored, with_labels: KindCalibration, labels: Labels) -> lis
     ]
 
 
-def _by_length(scored: _Scored) -> list[dict[str, Any]]:
+def _by_length(scored: Scored) -> list[dict[str, Any]]:
     """Return how many normal sessions of each third by length alarm, at a threshold without labels."""
-    calibration = _calibrated_blind(scored, ASKED[-1])
+    calibration = _calibratedblind(scored, ASKED[-1])
     members = [each for role in ("val", "test") for each in scored.by_role[role] if not each.truth]
     members.sort(key=lambda each: len(each.session.lines))
     thirds = (members[len(members) * i // 3 : len(members) * (i + 1) // 3] for i in range(3))
@@ -339,16 +350,16 @@ def _by_length(scored: _Scored) -> list[dict[str, Any]]:
     ]
 
 
-def _calibrated_blind(scored: _Scored, asked: float) -> KindCalibration:
+def _calibratedblind(scored: Scored, asked: float) -> KindCalibration:
     """Calibrate on the trainer's held-out sessions alone, their labels unused."""
-    return calibrate_kinds(_blind(scored.by_role["held"]), Wishes(asked), labelled=False).kinds[0].calibration
+    return calibrate_kinds(blind(scored.by_role["held"]), Wishes(asked), labelled=False).kinds[0].calibration
 
 
-def _label_free(scored: _Scored) -> list[dict[str, Any]]:
+def _label_free(scored: Scored) -> list[dict[str, Any]]:
     """Calibrate without labels, for each asked rate, and see the rate on what came later."""
     found = []
     for asked in ASKED:
-        calibration = _calibrated_blind(scored, asked)
+        calibration = _calibratedblind(scored, asked)
         found += [
             {"asked": asked, "on": role, "drift": str(mode), **_seen(calibration, scored.by_role[role], mode)}
             for role in ("val", "test", "later")
@@ -358,7 +369,7 @@ def _label_free(scored: _Scored) -> list[dict[str, Any]]:
     return found
 
 
-def _contaminated(scored: _Scored, seed: int) -> list[dict[str, Any]]:
+def _contaminated(scored: Scored, seed: int) -> list[dict[str, Any]]:
     """As without labels, with a share of failures among the calibration sessions; robust, and taking all as normal.
 
     Which failures decides much where few sessions are calibrated on: means over DRAWS.
@@ -375,13 +386,13 @@ def _contaminated(scored: _Scored, seed: int) -> list[dict[str, Any]]:
     return found
 
 
-def _calibrated_with(scored: _Scored, share: float, believed: float, draw: random.Random) -> KindCalibration:
+def _calibrated_with(scored: Scored, share: float, believed: float, draw: random.Random) -> KindCalibration:
     """Calibrate without labels for a rate of 5 %, on held-out sessions and so many failures."""
     held = scored.by_role["held"]
     count = share * len(held) / (1 - share)
     # Less than one failure in so few sessions is one in some of the draws.
     failures = draw.sample(scored.by_role["failures"], int(count) + (draw.random() < count % 1))
-    members = _blind([*held, *failures])
+    members = blind([*held, *failures])
     return calibrate_kinds(members, Wishes(ASKED[-1], believed), labelled=False).kinds[0].calibration
 
 
@@ -410,7 +421,7 @@ def _seen(
     }
 
 
-def _blind(members: Sequence[ScoredSession]) -> list[ScoredSession]:
+def blind(members: Sequence[ScoredSession]) -> list[ScoredSession]:
     """Return the sessions without their labels."""
     return [
         type(each)(each.session, each.statistics, None, each.worst_line, each.worst_loss, each.content)

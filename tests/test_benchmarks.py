@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import blind_rates
 from benchmarks.early_measure import EVERY_S, announced
 from benchmarks.quality import planned
 from benchmarks.quality_cases import CASES, ROOT, SEEDS, VARIANTS
 from benchmarks.reinforce import reinforce
 from benchmarks.technical_report import REPORT, RESULTS, TABLES, TEMPLATE, main_table, read, rendered
-from calibrate.sessions import ScoredSession
+from calibrate.sessions import ScoredSession, content_of
 from loggpt_stream.daemon.early import SETTLE_S
 from loggpt_stream.history.labels import Labels, read_labels
 from loggpt_stream.model.drift import DriftMode
@@ -123,6 +124,34 @@ def test_reinforcing_rewards_what_was_foreseen_and_teaches_a_bad_guesser_away_fr
     )
     assert kept == pytest.approx(losses)
     assert moved > losses + 0.01
+
+
+def test_thresholds_without_labels_are_judged_by_sessions_that_they_were_not_made_of(
+    bundle: Bundle, labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [replace(each, content=content_of(each.session)) for each in scored(bundle, labels, 0.0)[0]]
+    normal = [each for each in members if each.truth is False]
+    failed = [each for each in members if each.truth]
+    by_role = {"held": normal[:40], "val": [*normal[40:60], *failed[:10]], "failures": failed[10:30]}
+    drawn: list[set[int]] = []
+    judge = blind_rates._judged
+
+    def watched(taken: Any, judged: Any, wishes: Any) -> tuple[float, float]:
+        assert not {each.session.fingerprint() for each in taken} & {each.session.fingerprint() for each in judged}
+        assert all(each.truth is None for each in taken)
+        assert sum(bool(each.truth) for each in judged) == 10
+        drawn.append({each.session.fingerprint() for each in taken})
+        return judge(taken, judged, wishes)
+
+    monkeypatch.setattr(blind_rates, "_judged", watched)
+    monkeypatch.setattr(blind_rates, "_DRAWS", 2)
+    found = blind_rates._draws(by_role, seed=1)
+    assert {share for _, share, _ in found} == {0.0, 0.025, 0.05, 0.1}
+    assert all(len(rows) == 2 and all(0 <= value <= 1 for row in rows for value in row) for rows in found.values())
+    assert {len(taken) for taken in drawn} == {39, 40, 41, 43}
+    # With failures among the sessions, what takes all of them as normal finds fewer.
+    shipped, conformal = (np.mean([row[1] for row in found[0.05, 0.1, way]]) for way in ("as shipped", "conformal"))
+    assert shipped > conformal
 
 
 def test_the_readme_shows_the_main_table_of_the_committed_results() -> None:
