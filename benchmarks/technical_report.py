@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from benchmarks.quality_cases import CASES, ROOT, VARIANTS
+from calibrate.curves import counts_at
+from calibrate.threshold import best_f1_cut, score_spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -196,6 +198,24 @@ def lengths(results: Results) -> Iterator[str]:
         yield f"| {_TITLES[case]} | {', '.join(thirds)} | {_mean(ordinary, 'failed', '.0f')} | {shown} |"
 
 
+def cuts(results: Results) -> Iterator[str]:
+    """Yield what the threshold that is expected to be best and the one that is best on val itself do on test."""
+    yield "| sessions | threshold | F1 | false alarms | misses |"
+    yield "| --- | --- | ---: | ---: | ---: |"
+    for case, fits in _defaults(results):
+        for name in ("best expected", "best of val, in the middle of its gap"):
+            found = []
+            for fit in fits:
+                val, test = ((np.array(scores), np.array(truth, dtype=bool)) for scores, truth in _val_test(fit))
+                cut = best_f1_cut(*val, spread=score_spread(*val) if name == "best expected" else 0.0)
+                counts = counts_at(*test, np.array([cut]))
+                found.append(
+                    {"f1": float(counts.f1[0]), "false": float(counts.fp_T[0]), "missed": float(counts.fn_T[0])}
+                )
+            row = (_mean(found, "f1"), _mean(found, "false", ".1f"), _mean(found, "missed", ".1f"))
+            yield f"| {_TITLES[case]} | {name} | {' | '.join(row)} |"
+
+
 def drift_with_labels(results: Results) -> Iterator[str]:
     """Yield what following drift does to a threshold that labels chose."""
     yield "| sessions | on | drift | false-alarm rate seen, each seed | F1 | recall |"
@@ -250,6 +270,7 @@ TABLES: Final[dict[str, Callable[[Results], Iterator[str]]]] = {
     "label_free": label_free,
     "early": early,
     "lengths": lengths,
+    "cuts": cuts,
     "drift_with_labels": drift_with_labels,
     "contamination": contamination,
     "cost": cost,
@@ -292,6 +313,10 @@ def _side_by_side(fits: list[dict[str, Any]], key: str) -> Iterator[tuple[dict[s
     """Yield each row of a list that every fit has, as the first seed has it and as all have."""
     for rows in zip(*(fit[key] for fit in fits), strict=True):
         yield rows[0], list(rows)
+
+
+def _val_test(fit: dict[str, Any]) -> tuple[Any, Any]:
+    return fit["scores"]["val"], fit["scores"]["test"]
 
 
 def _three(figures: Sequence[dict[str, Any]]) -> str:
