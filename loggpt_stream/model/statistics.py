@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import log_ndtr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,7 +88,7 @@ class Scale:
     def surprise(self, value: float) -> float:
         """Return -log P(a normal session reaches `value`), in nats, from the modelled tail."""
         z = (math.log1p(max(value - self.shift, 0.0)) - self.centre) / self.spread
-        return -float(norm.logsf(z))
+        return -float(log_ndtr(-z))
 
 
 @dataclass(frozen=True, slots=True)
