@@ -4,7 +4,7 @@ Calibrates on 39 normal sessions and a share of failures, and judges the others:
 trainer held out, those of val, and failures of no split. What these thresholds are made of was compared by such draws;
 test sessions are not read.
 
-    python -m benchmarks.blind_rates            about twelve minutes; the table of docs/decisions/0007
+    python -m benchmarks.blind_rates            about a quarter of an hour; the table of docs/decisions/0007
 """
 
 from __future__ import annotations
