@@ -170,7 +170,7 @@ def sample_interval(above: int, sessions: int) -> tuple[float, float]:
     """Return where the share of later sessions lies that are above a threshold which `above` of `sessions` are above.
 
     For a threshold that is one of the sample's own scores the share has a beta distribution (Vovk, Conditional validity
-    of inductive conformal predictors, 2012).
+    of inductive conformal predictors, 2012); for one between two of them about that of the lower.
     """
     low, high = (float(beta.ppf(share, above + 1, max(sessions - above, 1))) for share in _OUTSIDE)
     return low, high

@@ -122,10 +122,10 @@ class KindCalibration(ScoreCalibration):
 
     combination: name of the statistics that decide. false_alarm_interval: where the share of later normal sessions that
     alarm lies in 95 of 100 calibrations on as many sessions, as long as these are like those; None where that is not
-    known. anomalous_sessions: how many labelled anomalies took part. early:
-    how its sessions are judged while they are open; None where they are not. length_factors: (least lines, factor),
-    ascending, where normal sessions of some length are more surprising than others: what the surprises of all of that
-    length are multiplied by. () where sessions of all lengths count alike.
+    known. anomalous_sessions: how many labelled anomalies took part. early: how its sessions are judged while they are
+    open; None where they are not. length_factors: (least lines, factor), ascending, where normal sessions of some
+    length are more surprising than others: what the surprises of all of that length are multiplied by. () where
+    sessions of all lengths count alike.
     """
 
     combination: str
@@ -160,11 +160,11 @@ class KindCalibration(ScoreCalibration):
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return what `to_json` gave. Raises `KeyError` or `TypeError` where something is missing or odd."""
-        low, high = values.get("false_alarm_interval") or (None, None)
+        interval = values.get("false_alarm_interval")
         return cls(
             **cls._fields(values),
             combination=values["combination"],
-            false_alarm_interval=None if low is None or high is None else (float(low), float(high)),
+            false_alarm_interval=(float(interval[0]), float(interval[1])) if interval else None,
             anomalous_sessions=values["anomalous_sessions"],
             # Calibrated before there were early alerts: sessions are judged when they close.
             early=EarlyCalibration.from_json(values["early"]) if values.get("early") else None,

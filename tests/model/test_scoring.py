@@ -312,7 +312,7 @@ def test_one_failure_with_a_hundred_lines_never_seen_changes_the_scale_as_one_wi
 
 
 def test_where_most_sessions_have_lines_never_seen_it_is_their_number_that_counts() -> None:
-    scale = unseen(3.0, 4.0, 5.0, 6.0, 7.0, 0.0)["unseen_lines"]
+    scale = unseen(3.0, 4.0, 5.0, 6.0, 7.0, 4.0)["unseen_lines"]
     assert scale.surprise(5.0) < 2
     assert scale.surprise(100.0) > 10
 
