@@ -318,7 +318,7 @@ def _ordinary_length(scored: Scored, all_scales: Mapping[str, Mapping[str, AnySc
 
 def _early(scored: Scored, with_labels: KindCalibration, labels: Labels) -> list[dict[str, Any]]:
     """Return what watching open sessions announces, with thresholds from labels and without."""
-    blind = _calibratedblind(scored, ASKED[0])
+    without_labels = _calibrated_blind(scored, ASKED[0])
     where = {"test": labels, "later": scored.later_labels}
     return [
         {
@@ -329,14 +329,14 @@ def _early(scored: Scored, with_labels: KindCalibration, labels: Labels) -> list
         }
         for role, table in where.items()
         if table
-        for name, calibration in (("labels", with_labels), ("none", blind))
+        for name, calibration in (("labels", with_labels), ("none", without_labels))
         for mode in (DriftMode.OFF, DriftMode.ADAPT)
     ]
 
 
 def _by_length(scored: Scored) -> list[dict[str, Any]]:
     """Return how many normal sessions of each third by length alarm, at a threshold without labels."""
-    calibration = _calibratedblind(scored, ASKED[-1])
+    calibration = _calibrated_blind(scored, ASKED[-1])
     members = [each for role in ("val", "test") for each in scored.by_role[role] if not each.truth]
     members.sort(key=lambda each: len(each.session.lines))
     thirds = (members[len(members) * i // 3 : len(members) * (i + 1) // 3] for i in range(3))
@@ -350,7 +350,7 @@ def _by_length(scored: Scored) -> list[dict[str, Any]]:
     ]
 
 
-def _calibratedblind(scored: Scored, asked: float) -> KindCalibration:
+def _calibrated_blind(scored: Scored, asked: float) -> KindCalibration:
     """Calibrate on the trainer's held-out sessions alone, their labels unused."""
     return calibrate_kinds(blind(scored.by_role["held"]), Wishes(asked), labelled=False).kinds[0].calibration
 
@@ -359,7 +359,7 @@ def _label_free(scored: Scored) -> list[dict[str, Any]]:
     """Calibrate without labels, for each asked rate, and see the rate on what came later."""
     found = []
     for asked in ASKED:
-        calibration = _calibratedblind(scored, asked)
+        calibration = _calibrated_blind(scored, asked)
         found += [
             {"asked": asked, "on": role, "drift": str(mode), **_seen(calibration, scored.by_role[role], mode)}
             for role in ("val", "test", "later")

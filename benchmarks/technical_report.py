@@ -206,7 +206,8 @@ def cuts(results: Results) -> Iterator[str]:
         for name in ("best expected", "best of val, in the middle of its gap"):
             found = []
             for fit in fits:
-                val, test = ((np.array(scores), np.array(truth, dtype=bool)) for scores, truth in _val_test(fit))
+                both = (fit["scores"][role] for role in ("val", "test"))
+                val, test = ((np.array(scores), np.array(truth, dtype=bool)) for scores, truth in both)
                 cut = best_f1_cut(*val, spread=score_spread(*val) if name == "best expected" else 0.0)
                 counts = counts_at(*test, np.array([cut]))
                 found.append(
@@ -313,10 +314,6 @@ def _side_by_side(fits: list[dict[str, Any]], key: str) -> Iterator[tuple[dict[s
     """Yield each row of a list that every fit has, as the first seed has it and as all have."""
     for rows in zip(*(fit[key] for fit in fits), strict=True):
         yield rows[0], list(rows)
-
-
-def _val_test(fit: dict[str, Any]) -> tuple[Any, Any]:
-    return fit["scores"]["val"], fit["scores"]["test"]
 
 
 def _three(figures: Sequence[dict[str, Any]]) -> str:
