@@ -166,6 +166,21 @@ def test_a_rate_finer_than_the_sessions_support_is_told(bundle: Path, capsys: py
     assert calibration.kinds["instance"].false_alarm_rate == 0.01
 
 
+def test_how_far_so_few_sessions_can_be_from_the_promised_rate_is_told_and_kept(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--bundle", str(bundle), "--held-out", "--kinds", "instance", "--false-alarm-rate", "0.05"]
+    for more in ([], ALL_NORMAL):
+        assert main([*flags, *more, NOVA34]) == 0
+        calibration = load_bundle(bundle).calibration
+        assert calibration is not None
+        low, high = calibration.kinds["instance"].false_alarm_interval or (0.0, 0.0)
+        assert 0 < low < 0.05 < high < 0.2
+        said = f"{low:.2%} to {high:.2%} in 95 of 100 calibrations"
+        assert said in capsys.readouterr().out
+        assert said in (report_of(bundle) / "calibration_report.md").read_text()
+
+
 def test_history_that_nobody_labelled_is_not_taken_as_all_normal(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
