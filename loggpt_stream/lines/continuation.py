@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import ReferenceType, ref
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from loggpt_stream.lines.record import Event
-    from loggpt_stream.lines.session import Line, Session
+    from loggpt_stream.lines.session import Session
 
 _TRACEBACK: Final = "Traceback (most recent call last):"
 _MAX_PARENTS: Final = 1024
 _SAME_TIME_S: Final = 0.0005
+
+Writer = tuple[str, str, str]
 
 
 class TracebackReader:
@@ -54,16 +56,18 @@ def exception_line(lines: Iterable[str]) -> str:
 
 @dataclass(slots=True)
 class Parent:
-    """An event that fragments may continue, and the line it became (both None where it belongs to no session).
+    """An event that fragments may continue, and where the line it became stands (`session` None: it became none).
 
-    session_id: the explicit id that its record carried. headerless: it had no header of its own (what has none and is
-    not indented after it is a line like it, and not its continuation).
+    writer: source, process id and logger. line: its index in the session. session_id: the explicit id that its record
+    carried. headerless: it had no header of its own (what has none and is not indented after it is a line like it, and
+    not its continuation).
     session: a weak reference. Thousands of writers are remembered, and a closed session must not live on for them.
     """
 
+    writer: Writer
     time_s: float
     session: ReferenceType[Session] | None
-    line: Line | None
+    line: int
     reader: TracebackReader
     session_id: str | None
     headerless: bool
@@ -73,19 +77,40 @@ class Parents:
     """The newest event of each writer on one partition, to which fragments may belong. Bounded: oldest forgotten."""
 
     def __init__(self) -> None:
-        """Start with no events seen."""
-        self._of_writer: OrderedDict[tuple[str, str, str], Parent] = OrderedDict()
+        """Start with no events seen. touched: what changed, by writer, for whoever sets it to a dict and empties it."""
+        self.touched: dict[Writer, Parent] | None = None
+        self._of_writer: OrderedDict[Writer, Parent] = OrderedDict()
         self._of_source: OrderedDict[str, Parent] = OrderedDict()
 
-    def remember(self, event: Event, session: Session | None, line: Line | None) -> None:
-        """Note that `event` became `line` of `session`, or neither."""
+    def __iter__(self) -> Iterator[Parent]:
+        """Yield the event of each writer, the newest last."""
+        yield from self._of_writer.values()
+
+    def is_newest(self, parent: Parent) -> bool:
+        """Tell whether a line without header, from the same source, would continue this event."""
+        return self._of_source.get(parent.writer[0]) is parent
+
+    def remember(self, event: Event, session: Session | None) -> None:
+        """Note that `event` became the newest line of `session`, or none."""
         reader = TracebackReader()
         for text in (event.message, *event.continuation):
             reader.read(text)
-        own = ref(session) if session is not None else None
-        parent = Parent(event.time_s, own, line, reader, event.session_id, not event.logger)
-        _put(self._of_writer, (event.source, event.pid, event.logger), parent)
-        _put(self._of_source, event.source, parent)
+        own, line = (ref(session), len(session.lines) - 1) if session is not None else (None, 0)
+        writer = event.source, event.pid, event.logger
+        self.put(Parent(writer, event.time_s, own, line, reader, event.session_id, not event.logger), newest=True)
+
+    def put(self, parent: Parent, *, newest: bool) -> None:
+        """Take in the event of a writer, which is the `newest` of its source or not."""
+        _put(self._of_writer, parent.writer, parent)
+        if newest:
+            _put(self._of_source, parent.writer[0], parent)
+        self.touch(parent)
+
+    def touch(self, parent: Parent) -> None:
+        """Note that something about an event changed."""
+        if self.touched is not None:
+            self.touched.pop(parent.writer, None)
+            self.touched[parent.writer] = parent
 
     def find(self, fragment: Event) -> Parent | None:
         """Return what `fragment` continues, or None where there is no such event.
@@ -101,6 +126,7 @@ class Parents:
             return None
         # Lines without header that follow (the rest of a message with line ends in it) continue this event too.
         _put(self._of_source, fragment.source, parent)
+        self.touch(parent)
         return parent
 
 

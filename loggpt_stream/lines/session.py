@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 MAX_RAW_CHARS: Final = 4096
+# Records that are read again for the continuation of one line, at most.
+MAX_REST: Final = 256
 
 CLOSE_REASONS: Final = ("idle", "terminal", "max_age", "max_lines", "memory", "end_of_input")
 
@@ -15,8 +17,10 @@ CLOSE_REASONS: Final = ("idle", "terminal", "max_age", "max_lines", "memory", "e
 class Line:
     """One event of a session.
 
-    time_s: epoch seconds. offset: of its record. head: masked `LEVEL logger message`. tail: masked last exception line
-    of its traceback, or "". raw: the line as an operator would see it, with its continuation, at most MAX_RAW_CHARS.
+    time_s: epoch seconds. offset, index: of its record, and which of that record's events it is (from 0). head: masked
+    `LEVEL logger message`. tail: masked last exception line of its traceback, or "". raw: the line as an operator would
+    see it, with its continuation, at most MAX_RAW_CHARS; "" where it has to be read from the topic again. rest: where
+    its continuation came in further records: their offsets and indices, at most MAX_REST.
     """
 
     time_s: float
@@ -24,6 +28,8 @@ class Line:
     head: str
     tail: str
     raw: str
+    index: int = 0
+    rest: list[tuple[int, int]] | None = None
 
     @property
     def text(self) -> str:
@@ -32,9 +38,7 @@ class Line:
 
     def extend_raw(self, text: str) -> None:
         """Append a continuation line to `raw`, as far as there is room."""
-        room = MAX_RAW_CHARS - len(self.raw) - 1
-        if room > 0:
-            self.raw = f"{self.raw}\n{text[:room]}"
+        self.raw = extended(self.raw, text)
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -47,6 +51,9 @@ class Session:
     traceparent: trace context of the first record that had one.
     late: True where its lines came after the session they belong to had closed; such a fragment is never judged.
     opened_s, last_seen_s: watermarks (epoch seconds) at the first and the newest line. closed_s: at the close.
+    bytes: memory it takes, about. announced_s: when its early alert was created (epoch seconds), if there was one.
+    outdated: True where some of its lines were masked by rules that are no longer in use; it is never judged.
+    saved: how many of its lines are in the state topic, and what it was like then (see `lines.journal`).
     """
 
     key: str
@@ -65,6 +72,10 @@ class Session:
     ending: bool = False
     closed_s: float = 0.0
     close_reason: str = ""
+    bytes: int = 0
+    announced_s: float | None = None
+    outdated: bool = False
+    saved: tuple[int, int] | None = None
 
     @property
     def cut_off(self) -> bool:
@@ -73,6 +84,11 @@ class Session:
         The lines of an instance go on until it is idle or destroyed; a request or an explicit run may well be over.
         """
         return self.kind == "instance" and self.close_reason == "end_of_input" and not self.ending
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Return what no other session of the partition has: where its first line stands."""
+        return self.first_offset, self.first_index
 
     @property
     def last_offset(self) -> int:
@@ -93,3 +109,9 @@ class Session:
         """Return 63 bits that name this session wherever it is read from: its key and the time of its first line."""
         name = f"{self.kind}\0{self.key}\0{self.lines[0].time_s:.3f}".encode()
         return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
+
+
+def extended(raw: str, text: str) -> str:
+    """Return raw text with a continuation line, as far as there is room."""
+    room = MAX_RAW_CHARS - len(raw) - 1
+    return f"{raw}\n{text[:room]}" if room > 0 else raw

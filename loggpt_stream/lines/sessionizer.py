@@ -14,22 +14,25 @@ order, whatever its own time says. What becomes of the odd ones:
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections import Counter
+from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.lines.continuation import Parents, exception_line
-from loggpt_stream.lines.session import MAX_RAW_CHARS, Line, Session
+from loggpt_stream.lines.continuation import exception_line
+from loggpt_stream.lines.session import MAX_RAW_CHARS, MAX_REST, Line, Session, extended
+from loggpt_stream.lines.tables import Tables, Tombstone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from loggpt_stream.lines.journal import Journal
     from loggpt_stream.lines.masks import Masks
     from loggpt_stream.lines.record import Event
     from loggpt_stream.lines.rules import SessionRules
+    from loggpt_stream.lines.tables import Key
 
-_MAX_LINKS: Final = 32_768
-_MAX_TOMBSTONES: Final = 65_536
-_NEVER: Final = float("-inf")
+# What a line takes beside its raw text (masked texts are shared), and a session beside its lines; measured.
+_LINE_BYTES: Final = 250
+_SESSION_BYTES: Final = 1_500
 _SEVERAL: Final = ""
 
 _KIND_OF_SOURCE: Final = {
@@ -41,53 +44,49 @@ _KIND_OF_SOURCE: Final = {
     "request": "request",
 }
 
-_Key = tuple[str, str]
-
-
-class _Tombstone(NamedTuple):
-    """What is remembered of a closed session, for `tombstone_s`: enough to know late lines and next parts by."""
-
-    close_reason: str
-    closed_s: float
-    part: int
-    late: bool
-
 
 class Sessionizer:
     """The open sessions of one partition. Memory is bounded: past a limit the longest quiet session closes first."""
 
     def __init__(
-        self, rules: SessionRules, masks: Masks, *, max_open_sessions: int = 100_000, max_open_lines: int = 2_000_000
+        self,
+        rules: SessionRules,
+        masks: Masks,
+        *,
+        max_open_sessions: int = 100_000,
+        max_open_lines: int = 2_000_000,
+        max_open_bytes: int = 2**40,
+        journal: Journal | None = None,
+        tables: Tables | None = None,
     ) -> None:
-        """Start with no open session. The limits hold for this partition alone."""
+        """Start with no open session, or with what `tables` hold. The limits hold for this partition alone.
+
+        journal: is told of every change, where somebody wants to store them.
+        """
         self.rules = rules
         self.max_open_sessions = max_open_sessions
         self.max_open_lines = max_open_lines
-        self.watermark_s = _NEVER
-        self.open_lines = 0
+        self.max_open_bytes = max_open_bytes
         self.fates: Counter[str] = Counter()
+        self.tables = tables or Tables()
         self._masks = masks
-        self._offset = -1
-        self._index = 0
+        self._journal = journal
         self._grace_s = min(rules.grace_s, rules.idle_gap_s)
-        # A session is in `_by_opening` and in one of the two others. All three are in order of their watermarks, so
-        # that whatever is due stands at the front.
-        self._by_opening: OrderedDict[_Key, Session] = OrderedDict()
-        self._active: OrderedDict[_Key, Session] = OrderedDict()
-        self._ending: OrderedDict[_Key, Session] = OrderedDict()
-        self._tombstones: OrderedDict[_Key, _Tombstone] = OrderedDict()
-        self._instance_of_request: OrderedDict[str, str] = OrderedDict()
-        self._parents = Parents()
+
+    @property
+    def watermark_s(self) -> float:
+        """Return the newest record time seen (epoch seconds)."""
+        return self.tables.watermark_s
 
     @property
     def open_sessions(self) -> int:
         """Return how many sessions are open."""
-        return len(self._by_opening)
+        return len(self.tables.by_opening)
 
     @property
-    def oldest_open_offset(self) -> int | None:
-        """Return the first offset of the session that opened first, or None where none is open."""
-        return next(iter(self._by_opening.values())).first_offset if self._by_opening else None
+    def open_lines(self) -> int:
+        """Return how many lines the open sessions have."""
+        return self.tables.open_lines
 
     def add(self, event: Event, offset: int, arrival_s: float) -> list[Session]:
         """Take the next event of the partition and return the sessions that closed.
@@ -95,33 +94,40 @@ class Sessionizer:
         `arrival_s` is when the record came in (epoch seconds): no line is taken to be from later than that plus
         `max_future_s`.
         """
-        self._index = self._index + 1 if offset == self._offset else 0
-        self._offset = offset
+        tables = self.tables
+        tables.index = tables.index + 1 if offset == tables.offset else 0
+        tables.offset = offset
         if event.fragment and self._continue(event):
             # It happened when its event happened. A line without header has no other time than its record's, which in
             # a topic that is read again may be days later.
             return []
-        time_s = min(event.time_s, arrival_s + self.rules.max_future_s)
+        # To the microsecond, which is what times are stored by.
+        time_s = round(min(event.time_s, arrival_s + self.rules.max_future_s), 6)
         key = self._key(event, max(self.watermark_s, time_s))
         # A dropped line without header may well have no time but that of its reading, hours after the lines around it.
         timed = key is not None or event.logger
         closed = self.advance(time_s) if timed else []
         if key is None:
             self.fates["unkeyed"] += 1
-            self._parents.remember(event, None, None)
+            tables.parents.remember(event, None)
             return closed
-        session = self._by_opening.get(key) or self._open(key, event, offset)
+        session = tables.by_opening.get(key) or self._open(key, event, offset)
         self._append(session, event, offset)
-        self._touch(key, session, event)
+        self._touch(session, event)
+        full: list[Session] = []
         if len(session.lines) >= self.rules.max_lines:
-            closed.append(self._close(key, "max_lines", self.watermark_s))
-        while len(self._by_opening) > self.max_open_sessions or self.open_lines > self.max_open_lines:
-            closed.append(self._close(self._quietest(), "memory", self.watermark_s))
-        return closed
+            full.append(self._close(session, "max_lines", self.watermark_s))
+        while (
+            len(tables.by_opening) > self.max_open_sessions
+            or tables.open_lines > self.max_open_lines
+            or (tables.open_bytes > self.max_open_bytes and tables.by_opening)
+        ):
+            full.append(self._close(self._quietest(), "memory", self.watermark_s))
+        return closed + self._closed(full) if full else closed
 
     def advance(self, time_s: float) -> list[Session]:
         """Move the watermark to `time_s` (never back) and return the sessions that this closes."""
-        self.watermark_s = max(self.watermark_s, time_s)
+        self.tables.watermark_s = max(self.watermark_s, time_s)
         return self.close_due(self.watermark_s)
 
     def close_due(self, now_s: float) -> list[Session]:
@@ -131,26 +137,27 @@ class Sessionizer:
         looked at a clock in between.
         """
         due: list[Session] = []
-        for queue, gap_s in ((self._ending, self._grace_s), (self._active, self.rules.idle_gap_s)):
+        tables = self.tables
+        for queue, gap_s in ((tables.ending, self._grace_s), (tables.active, self.rules.idle_gap_s)):
             while queue:
-                key, session = next(iter(queue.items()))
+                session = next(iter(queue.values()))
                 if now_s < session.last_seen_s + gap_s:
                     break
-                due.append(self._close_due(key, session))
-        while self._by_opening:
-            key, session = next(iter(self._by_opening.items()))
+                due.append(self._close_due(session))
+        while tables.by_opening:
+            session = next(iter(tables.by_opening.values()))
             if now_s < session.opened_s + self.rules.max_age_s:
                 break
-            due.append(self._close_due(key, session))
+            due.append(self._close_due(session))
         due.sort(key=lambda session: (session.closed_s, session.first_offset))
-        return due
+        return self._closed(due)
 
     def seen_since(self, time_s: float) -> Iterator[Session]:
         """Yield the open sessions whose newest line came while the watermark was at `time_s` or later, newest first.
 
         Those that end come last. It looks at no session but these.
         """
-        for queue in (self._active, self._ending):
+        for queue in (self.tables.active, self.tables.ending):
             for session in reversed(queue.values()):
                 if session.last_seen_s < time_s:
                     break
@@ -158,11 +165,12 @@ class Sessionizer:
 
     def flush(self) -> list[Session]:
         """Close every open session: the input has ended."""
-        return [self._close(key, "end_of_input", self.watermark_s) for key in list(self._by_opening)]
+        sessions = list(self.tables.by_opening.values())
+        return self._closed([self._close(session, "end_of_input", self.watermark_s) for session in sessions])
 
     def _continue(self, fragment: Event) -> bool:
         """Give a fragment to the event it continues. False where it must stand as a line of its own."""
-        parent = self._parents.find(fragment)
+        parent = self.tables.parents.find(fragment)
         if parent is None:
             # Frames and blank lines without the event they belong to say nothing; an exception line alone does.
             if fragment.message[:1].strip() or (fragment.message.strip() and not fragment.logger):
@@ -170,18 +178,33 @@ class Sessionizer:
             self.fates["orphan_continuation"] += 1
             return True
         session = parent.session() if parent.session is not None else None
-        if parent.session is None or parent.line is None:
+        if parent.session is None:
             self.fates["unkeyed"] += 1
         elif session is None or session.close_reason:
             self.fates["late_continuation"] += 1
         else:
             self.fates["continuation"] += 1
-            parent.line.extend_raw(fragment.message)
+            line = session.lines[parent.line]
             if parent.reader.read(fragment.message):
-                parent.line.tail = self._masks.mask(parent.reader.exception)
+                line.tail = self._masks.mask(parent.reader.exception)
+            self._extend(session, line, fragment.message)
+            self.tables.parents.touch(parent)
+            if self._journal:
+                self._journal.rewrote(session, parent.line)
         return True
 
-    def _key(self, event: Event, now_s: float) -> _Key | None:
+    def _extend(self, session: Session, line: Line, text: str) -> None:
+        """Give a line its continuation, as far as there is room."""
+        line.rest = line.rest or []
+        if len(line.rest) < MAX_REST:
+            line.rest.append((self.tables.offset, self.tables.index))
+        before = len(line.raw)
+        if line.raw:
+            line.extend_raw(text)
+        session.bytes += len(line.raw) - before
+        self.tables.open_bytes += len(line.raw) - before
+
+    def _key(self, event: Event, now_s: float) -> Key | None:
         """Return whose line this is, by what is open at `now_s`."""
         order = self.rules.key_order
         request = event.request_id or event.global_request_id
@@ -202,10 +225,10 @@ class Sessionizer:
             # instances of a host under one request id) is about no instance but those that its lines name.
             if instance and event.project_id:
                 self._link(request, instance)
-            linked = self._instance_of_request.get(request)
+            linked = self.tables.instance_of_request.get(request)
             # Only while that instance's session is open: a request must not bring a closed session back, not even one
             # that this line itself will close by moving the clock.
-            session = self._by_opening.get(("instance", linked)) if linked else None
+            session = self.tables.by_opening.get(("instance", linked)) if linked else None
             if session and now_s < self._due_s(session):
                 names["request_instance"] = linked
         for source in order:
@@ -218,16 +241,19 @@ class Sessionizer:
 
     def _link(self, request: str, instance: str) -> None:
         """Remember which instance a request is about; none, once it has named a second one."""
-        known = self._instance_of_request.get(request, instance)
-        self._instance_of_request[request] = instance if known == instance else _SEVERAL
-        self._instance_of_request.move_to_end(request)
-        if len(self._instance_of_request) > _MAX_LINKS:
-            self._instance_of_request.popitem(last=False)
+        known = self.tables.instance_of_request.get(request)
+        if known in (instance, _SEVERAL):
+            return
+        self.tables.link(request, instance if known is None else _SEVERAL)
+        if self._journal:
+            self._journal.linked(request)
 
-    def _open(self, key: _Key, event: Event, offset: int) -> Session:
+    def _open(self, key: Key, event: Event, offset: int) -> Session:
         kind, name = key
-        session = Session(name, kind, self.watermark_s, self.watermark_s, offset, self._index)
-        before = self._tombstones.pop(key, None)
+        session = Session(name, kind, self.watermark_s, self.watermark_s, offset, self.tables.index)
+        session.bytes = _SESSION_BYTES
+        self.tables.open_bytes += _SESSION_BYTES
+        before = self.tables.tombstones.get(key)
         if before is not None and self.watermark_s - before.closed_s < self.rules.tombstone_s:
             if before.close_reason in ("max_age", "max_lines", "memory"):
                 session.part = before.part + 1
@@ -236,21 +262,21 @@ class Sessionizer:
                 session.late = True
             else:
                 session.late = event.time_s < before.closed_s
-        self._by_opening[key] = session
+        self.tables.open(session)
         return session
 
     def _append(self, session: Session, event: Event, offset: int) -> None:
-        head = self._masks.mask(f"{event.level} {event.logger} {event.message}" if event.logger else event.message)
+        head = masked_head(event, self._masks)
         exception = exception_line((event.message, *event.continuation))
-        line = Line(
-            event.time_s, offset, head, self._masks.mask(exception) if exception else "", event.raw[:MAX_RAW_CHARS]
-        )
-        for text in event.continuation:
-            line.extend_raw(text)
+        tail = self._masks.mask(exception) if exception else ""
+        line = Line(round(event.time_s, 6), offset, head, tail, raw_text(event), self.tables.index)
         session.lines.append(line)
-        self.open_lines += 1
+        self.tables.open_lines += 1
+        size = _LINE_BYTES + len(line.raw)
+        session.bytes += size
+        self.tables.open_bytes += size
         self.fates["late_line" if session.late else "line"] += 1
-        self._parents.remember(event, session, line)
+        self.tables.parents.remember(event, session)
         if event.host and event.host not in session.hosts:
             session.hosts.append(event.host)
         session.project_id = session.project_id or event.project_id
@@ -258,20 +284,19 @@ class Sessionizer:
         if session.kind != "explicit":
             session.group = session.group or event.session_id
 
-    def _touch(self, key: _Key, session: Session, event: Event) -> None:
+    def _touch(self, session: Session, event: Event) -> None:
         session.last_seen_s = self.watermark_s
         if session.kind == "instance":
-            (self._ending if session.ending else self._active).pop(key, None)
             decisive = self.rules.revival if session.ending else self.rules.terminal
             if any(piece in event.message for piece in decisive):
                 session.ending = not session.ending
-        queue = self._ending if session.ending else self._active
-        queue[key] = session
-        queue.move_to_end(key)
+        self.tables.place(session)
+        if self._journal:
+            self._journal.touched(session)
 
-    def _quietest(self) -> _Key:
-        fronts = [next(iter(queue.items())) for queue in (self._ending, self._active) if queue]
-        return min(fronts, key=lambda front: front[1].last_seen_s)[0]
+    def _quietest(self) -> Session:
+        queues = (self.tables.ending, self.tables.active)
+        return min((next(iter(queue.values())) for queue in queues if queue), key=lambda front: front.last_seen_s)
 
     def _quiet_s(self, session: Session) -> float:
         return session.last_seen_s + (self._grace_s if session.ending else self.rules.idle_gap_s)
@@ -279,25 +304,36 @@ class Sessionizer:
     def _due_s(self, session: Session) -> float:
         return min(self._quiet_s(session), session.opened_s + self.rules.max_age_s)
 
-    def _close_due(self, key: _Key, session: Session) -> Session:
+    def _close_due(self, session: Session) -> Session:
         """Close for what was due first, so that it makes no difference in how many steps the watermark came here."""
         due_s = self._due_s(session)
         if due_s < self._quiet_s(session):
-            return self._close(key, "max_age", due_s)
-        return self._close(key, "terminal" if session.ending else "idle", due_s)
+            return self._close(session, "max_age", due_s)
+        return self._close(session, "terminal" if session.ending else "idle", due_s)
 
-    def _close(self, key: _Key, reason: str, time_s: float) -> Session:
-        session = self._by_opening.pop(key)
-        (self._ending if session.ending else self._active).pop(key)
+    def _close(self, session: Session, reason: str, time_s: float) -> Session:
+        self.tables.close(session)
         session.close_reason = reason
-        session.closed_s = time_s
-        self.open_lines -= len(session.lines)
-        self._bury(key, _Tombstone(reason, time_s, session.part, session.late))
+        session.closed_s = round(time_s, 6)
+        tombstone = Tombstone(reason, session.closed_s, session.part, session.late)
+        self.tables.bury((session.kind, session.key), tombstone, self.rules.tombstone_s)
         return session
 
-    def _bury(self, key: _Key, tombstone: _Tombstone) -> None:
-        graves = self._tombstones
-        graves[key] = tombstone
-        forgotten_s = self.watermark_s - self.rules.tombstone_s
-        while len(graves) > _MAX_TOMBSTONES or (graves and next(iter(graves.values())).closed_s <= forgotten_s):
-            graves.popitem(last=False)
+    def _closed(self, sessions: list[Session]) -> list[Session]:
+        """Return sessions that closed, in the order in which they count as closed."""
+        if self._journal:
+            self._journal.closed(sessions)
+        return sessions
+
+
+def raw_text(event: Event) -> str:
+    """Return an event as an operator would see it, with the continuation that came in its record."""
+    raw = event.raw[:MAX_RAW_CHARS]
+    for text in event.continuation:
+        raw = extended(raw, text)
+    return raw
+
+
+def masked_head(event: Event, masks: Masks) -> str:
+    """Return what the model sees of an event, but for its traceback."""
+    return masks.mask(f"{event.level} {event.logger} {event.message}" if event.logger else event.message)

@@ -193,7 +193,7 @@ def test_the_raw_text_of_an_event_is_bounded() -> None:
 def test_the_memory_of_events_is_bounded_and_forgets_the_oldest() -> None:
     parents = Parents()
     for number in range(3000):
-        parents.remember(event("a", pid=str(number), source=f"s{number}"), None, None)
+        parents.remember(event("a", pid=str(number), source=f"s{number}"), None)
     assert len(parents._of_writer) == len(parents._of_source) == 1024
     assert parents.find(event("x", pid="0", source="s0", fragment=True)) is None
     assert parents.find(event("x", pid="2999", source="s2999", fragment=True)) is not None

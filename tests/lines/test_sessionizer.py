@@ -34,7 +34,7 @@ def line(time_s: float, key: str | None = "vm", message: str = "m", **fields: An
 class Feed:
     """A sessionizer whose lines arrive when they are dated, unless said otherwise; offsets count up from 0."""
 
-    def __init__(self, rules: SessionRules = RULES, **limits: int) -> None:
+    def __init__(self, rules: SessionRules = RULES, **limits: Any) -> None:
         self.sessionizer = Sessionizer(rules, Masks(), **limits)
         self.offsets = itertools.count()
 
@@ -295,7 +295,6 @@ def test_flush_closes_all_in_order_of_opening_as_end_of_input() -> None:
         (key, "end_of_input", 1010.0) for key in ("a", "b", "c")
     ]
     assert feed.sessionizer.open_sessions == feed.sessionizer.open_lines == 0
-    assert feed.sessionizer.oldest_open_offset is None
     assert feed.sessionizer.flush() == []
 
 
@@ -403,24 +402,12 @@ def test_past_the_line_limit_the_longest_quiet_closes_even_if_it_is_the_newest()
 
 
 def test_memory_of_closed_sessions_and_requests_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loggpt_stream.lines.sessionizer._MAX_TOMBSTONES", 10)
-    monkeypatch.setattr("loggpt_stream.lines.sessionizer._MAX_LINKS", 10)
+    monkeypatch.setattr("loggpt_stream.lines.tables.MAX_TOMBSTONES", 10)
+    monkeypatch.setattr("loggpt_stream.lines.tables.MAX_LINKS", 10)
     feed = Feed(replace(RULES, max_lines=1))
     for i in range(100):
         feed.add(line(1000.0, f"vm{i}", request_id=f"req-{i}"))
-    assert len(feed.sessionizer._tombstones) == len(feed.sessionizer._instance_of_request) == 10
-
-
-def test_the_oldest_open_offset_is_that_of_the_session_that_opened_first() -> None:
-    feed = Feed()
-    assert feed.sessionizer.oldest_open_offset is None
-    feed.add(line(1000.0, "a"))
-    feed.add(line(1001.0, "b", "destroyed"))
-    feed.add(line(1002.0, "c"))
-    assert feed.sessionizer.oldest_open_offset == 0
-    feed.add(line(1250.0, "c"))
-    feed.sessionizer.advance(1300.0)
-    assert feed.sessionizer.oldest_open_offset == 2
+    assert len(feed.sessionizer.tables.tombstones) == len(feed.sessionizer.tables.instance_of_request) == 10
 
 
 # Keys
@@ -678,10 +665,10 @@ def test_every_keyed_line_is_in_exactly_one_session_in_order_within_all_limits(
         closed += feed.add(event, arrival_s)
         assert sessionizer.open_sessions <= max_sessions
         assert sessionizer.open_lines <= max_lines
-        still_open = list(sessionizer._by_opening.values())
+        still_open = list(sessionizer.tables.by_opening.values())
         assert sessionizer.open_sessions == len(still_open)
         assert sessionizer.open_lines == sum(len(session.lines) for session in still_open)
-        assert sessionizer.oldest_open_offset == min((session.first_offset for session in still_open), default=None)
+        assert sessionizer.tables.open_bytes == sum(session.bytes for session in still_open)
         assert all(session.close_reason == "" and session.lines for session in still_open)
     closed += sessionizer.flush()
 

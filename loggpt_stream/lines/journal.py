@@ -1,0 +1,328 @@
+"""What changed in a partition's sessions since somebody last asked, as JSON-ready values, and applying it.
+
+A change is a set of columns (lines of all touched sessions one after the other, numbers as differences), which compress
+to a few bytes a line. A snapshot is a change from nothing, so that there is one format and one reader. Raw text is not
+stored: where a line stands in the input topic is.
+
+    tables = Tables()
+    for change in changes:      # a snapshot and what came after it
+        apply(change, tables, pending, rules.tombstone_s)
+
+holds what the `Sessionizer` that wrote them had: open sessions, closed ones that nobody had judged (`pending`), the
+closed ones it remembers, requests, and the events that continuation lines may belong to.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate, islice
+from typing import TYPE_CHECKING, Any, Final
+from weakref import ref
+
+from loggpt_stream.lines.continuation import Parent, TracebackReader
+from loggpt_stream.lines.session import Line, Session
+from loggpt_stream.lines.tables import NEVER, Tombstone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from loggpt_stream.lines.tables import Tables
+
+Identity = tuple[int, int]
+Pending = dict[Identity, Session]
+
+_US: Final = 1_000_000
+# What a line of a restored session takes: its masked text is shared, and its raw text stays in the topic.
+_LINE_BYTES: Final = 250
+
+
+class Journal:
+    """Notes what a `Sessionizer` changes, from one `take` to the next."""
+
+    def __init__(self, tables: Tables) -> None:
+        """Follow `tables`, whose content counts as known."""
+        self._tables = tables
+        self._touched: dict[int, Session] = {}
+        self._closed: list[Session] = []
+        self._linked: dict[str, None] = {}
+        tables.parents.touched = {}
+
+    def touched(self, session: Session) -> None:
+        """Note that an open session got a line."""
+        self._touched.pop(id(session), None)
+        self._touched[id(session)] = session
+
+    def rewrote(self, session: Session, line: int) -> None:
+        """Note that a line of an open session changed: it is written again, with those after it."""
+        if session.saved is not None:
+            session.saved = min(session.saved[0], line), session.saved[1]
+        self._touched.setdefault(id(session), session)
+
+    def announced(self, session: Session) -> None:
+        """Note that there was an early alert of an open session."""
+        self._touched.setdefault(id(session), session)
+
+    def closed(self, sessions: Iterable[Session]) -> None:
+        """Note that sessions closed, in this order."""
+        self._closed += sessions
+
+    def linked(self, request: str) -> None:
+        """Note that it is known, or no longer known, which instance a request is about."""
+        self._linked[request] = None
+
+    def take(self, judged: Sequence[Session]) -> dict[str, Any]:
+        """Return what changed since the last `take`; `judged` are the closed sessions that are done with since then."""
+        tables, parents = self._tables, self._tables.parents
+        done = {id(session) for session in judged}
+        # Of a session that came and went in between, only that it was there need be known.
+        kept = [session for session in self._touched.values() if id(session) not in done]
+        change = _clock(tables) | _sessions(kept)
+        closed = {id(session) for session in self._closed}
+        change["ends"] = [_end(session, done=id(session) in done) for session in self._closed]
+        change["judged"] = [session.identity for session in judged if id(session) not in closed]
+        change["links"] = [[each, tables.instance_of_request.get(each, "")] for each in self._linked]
+        change["parents"] = [_parent(each, newest=parents.is_newest(each)) for each in (parents.touched or {}).values()]
+        self._forget()
+        return change
+
+    def everything(self, pending: Iterable[Session]) -> dict[str, Any]:
+        """Return all that there is, closed sessions that nobody has judged (`pending`) included: a snapshot."""
+        tables, parents = self._tables, self._tables.parents
+        waiting = list(pending)
+        for session in (*tables.by_opening.values(), *waiting):
+            session.saved = None
+        change = _clock(tables) | _sessions([*tables.active.values(), *tables.ending.values(), *waiting])
+        change["ends"] = [_end(session, done=False) for session in waiting]
+        change["tombs"] = [[*key, grave.close_reason, _us(grave.closed_s), grave.part, int(grave.late)]
+                           for key, grave in tables.tombstones.items()]  # fmt: skip
+        change["links"] = [[request, instance] for request, instance in tables.instance_of_request.items()]
+        change["parents"] = [_parent(each, newest=parents.is_newest(each)) for each in parents]
+        self._forget()
+        return change
+
+    def _forget(self) -> None:
+        self._touched.clear()
+        self._closed.clear()
+        self._linked.clear()
+        self._tables.parents.touched = {}
+
+
+def apply(change: dict[str, Any], tables: Tables, pending: Pending, tombstone_s: float) -> None:
+    """Bring `tables` and `pending` from what they were before a change to what they were after it.
+
+    Raises `KeyError`, `IndexError`, `TypeError` or `ValueError` where the change does not fit what is there.
+    """
+    watermark_us, tables.offset, tables.index = change["clock"]
+    tables.watermark_s = NEVER if watermark_us is None else watermark_us / _US
+    of_identity = {session.identity: session for session in tables.by_opening.values()} | pending
+    touched = _read_sessions(change, of_identity, tables)
+    for kind, key, reason, closed_us, part, late in change.get("tombs", ()):
+        tables.tombstones[kind, key] = Tombstone(reason, closed_us / _US, part, bool(late))
+    for end in change["ends"]:
+        _read_end(end, of_identity, tables, pending, tombstone_s)
+    for first_offset, first_index in change.get("judged", ()):
+        del pending[first_offset, first_index]
+    _place([session for session in touched if not session.close_reason], tables)
+    for request, instance in change["links"]:
+        tables.link(request, instance)
+    gone = _gone()
+    for values in change["parents"]:
+        *parent, newest = values
+        tables.parents.put(_read_parent(parent, of_identity, gone), newest=bool(newest))
+
+
+def _read_end(
+    end: Sequence[Any], of_identity: dict[Identity, Session], tables: Tables, pending: Pending, tombstone_s: float
+) -> None:
+    first_offset, first_index, kind, key, reason, closed_us, part, late, done = end
+    session = of_identity.get((first_offset, first_index))
+    if session is not None:
+        if tables.by_opening.get((kind, key)) is session:
+            tables.close(session)
+        session.close_reason, session.closed_s = reason, closed_us / _US
+        if not done:
+            pending[session.identity] = session
+    tables.bury((kind, key), Tombstone(reason, closed_us / _US, part, bool(late)), tombstone_s)
+
+
+def _place(still_open: Sequence[Session], tables: Tables) -> None:
+    """Take in the open sessions of a change, which are in order of their newest lines.
+
+    A key can have been closed and opened again in between: its new session is taken in when the old one is gone.
+    """
+    for session in sorted(still_open, key=lambda each: each.identity):
+        key = session.kind, session.key
+        if key not in tables.by_opening:
+            tables.open(session)
+            tables.open_lines += len(session.lines)
+            tables.open_bytes += session.bytes
+    for session in still_open:
+        tables.place(session)
+
+
+def _clock(tables: Tables) -> dict[str, Any]:
+    watermark_us = None if tables.watermark_s == NEVER else _us(tables.watermark_s)
+    return {"clock": [watermark_us, tables.offset, tables.index]}
+
+
+def _sessions(sessions: Sequence[Session]) -> dict[str, Any]:
+    """Return the columns of sessions, with the lines of each that are not saved yet, and note that they are now."""
+    texts: dict[str, int] = {}
+    heads: dict[int, list[Any]] = {}
+    firsts, froms, counts, seen = [], [], [], []
+    lines: list[Line] = []
+    for place, session in enumerate(sessions):
+        known, signature = session.saved or (0, None)
+        now = _signature(session)
+        if now != signature:
+            heads[place] = _head(session)
+        firsts.append(session.identity)
+        froms.append(known)
+        counts.append(len(session.lines) - known)
+        seen.append(_us(session.last_seen_s))
+        lines += session.lines[known:] if known else session.lines
+        session.saved = len(session.lines), now
+    times = [_us(line.time_s) for line in lines]
+    # Most writers have milliseconds.
+    unit = 1 if any(time % 1000 for time in times) else 1000
+    return {
+        "firsts": _differences([offset for offset, _ in firsts]),
+        "first_indices": {str(place): index for place, (_, index) in enumerate(firsts) if index},
+        "heads": [[place, *head] for place, head in heads.items()],
+        "seen": _differences(seen),
+        "from": froms,
+        "count": counts,
+        "unit": unit,
+        "times": _differences([time // unit for time in times]),
+        "offsets": _differences([line.offset for line in lines]),
+        "indices": {str(place): line.index for place, line in enumerate(lines) if line.index},
+        "texts": [texts.setdefault(line.head, len(texts)) for line in lines],
+        "tails": {str(place): texts.setdefault(line.tail, len(texts)) for place, line in enumerate(lines) if line.tail},
+        "rest": {str(place): line.rest for place, line in enumerate(lines) if line.rest},
+        "text": list(texts),
+    }
+
+
+def _signature(session: Session) -> int:
+    """Return a number that changes with whatever `_head` says of a session."""
+    may_change = (session.group, session.project_id, session.traceparent, len(session.hosts), session.ending)
+    return hash((*may_change, session.announced_s, session.outdated))
+
+
+def _head(session: Session) -> list[Any]:
+    return [
+        session.kind,
+        session.key,
+        _us(session.opened_s),
+        session.part,
+        int(session.late),
+        session.group,
+        session.project_id,
+        session.traceparent,
+        session.hosts,
+        int(session.ending),
+        None if session.announced_s is None else _us(session.announced_s),
+        int(session.outdated),
+    ]
+
+
+def _read_sessions(change: dict[str, Any], of_identity: dict[Identity, Session], tables: Tables) -> list[Session]:
+    """Return the sessions of a change, in order, with their lines; those that were open grow."""
+    heads = {place: head for place, *head in change["heads"]}
+    indices = change["first_indices"]
+    lines = _read_lines(change)
+    sessions = []
+    columns = zip(_sums(change["firsts"]), _sums(change["seen"]), change["from"], change["count"], strict=True)
+    for place, (first_offset, seen_us, known, count) in enumerate(columns):
+        identity = first_offset, indices.get(str(place), 0)
+        head = heads.get(place)
+        session = of_identity.get(identity)
+        if session is None:
+            if head is None:
+                raise ValueError(f"session {identity} grows, but is not known")
+            session = of_identity[identity] = Session(head[1], head[0], 0.0, 0.0, *identity)
+            is_open = False
+        else:
+            is_open = tables.by_opening.get((session.kind, session.key)) is session
+        if head is not None:
+            _read_head(head, session)
+        if known > len(session.lines):
+            raise ValueError(f"session {identity} has {len(session.lines)} lines, not the {known} that were there")
+        grown = known + count - len(session.lines)
+        session.lines[known:] = islice(lines, count)
+        session.last_seen_s = seen_us / _US
+        session.bytes += grown * _LINE_BYTES
+        if is_open:
+            tables.open_lines += grown
+            tables.open_bytes += grown * _LINE_BYTES
+        session.saved = len(session.lines), _signature(session)
+        sessions.append(session)
+    return sessions
+
+
+def _read_head(head: Sequence[Any], session: Session) -> None:
+    _, _, opened_us, session.part, late, session.group, session.project_id, session.traceparent, hosts, *rest = head
+    ending, announced_us, outdated = rest
+    session.opened_s = opened_us / _US
+    session.late, session.ending, session.outdated = bool(late), bool(ending), bool(outdated)
+    session.hosts = list(hosts)
+    session.announced_s = None if announced_us is None else announced_us / _US
+
+
+def _read_lines(change: dict[str, Any]) -> Iterator[Line]:
+    text, unit = change["text"], change["unit"]
+    tails, rest, indices = change["tails"], change["rest"], change["indices"]
+    columns = zip(_sums(change["times"]), _sums(change["offsets"]), change["texts"], strict=True)
+    for place, (time, offset, head) in enumerate(columns):
+        line = Line(time * unit / _US, offset, text[head], "", "")
+        if tails and (tail := tails.get(str(place))) is not None:
+            line.tail = text[tail]
+        if indices:
+            line.index = indices.get(str(place), 0)
+        if rest and (places := rest.get(str(place))):
+            line.rest = [(offset, index) for offset, index in places]
+        yield line
+
+
+def _end(session: Session, *, done: bool) -> list[Any]:
+    grave = [session.close_reason, _us(session.closed_s), session.part, int(session.late)]
+    return [*session.identity, session.kind, session.key, *grave, int(done)]
+
+
+def _parent(parent: Parent, *, newest: bool) -> list[Any]:
+    session = parent.session() if parent.session is not None else None
+    # 0: it became no line; 1: of a session that is closed; else where the line is.
+    place: Any = 0 if parent.session is None else 1
+    if session is not None and not session.close_reason:
+        place = [*session.identity, parent.line]
+    flags = [int(parent.reader.in_frames), parent.session_id, int(parent.headerless), int(newest)]
+    return [*parent.writer, parent.time_s, place, *flags]
+
+
+def _read_parent(values: Sequence[Any], of_identity: dict[Identity, Session], gone: ref[Session]) -> Parent:
+    source, process, logger, time_s, place, in_frames, session_id, headerless = values
+    reader = TracebackReader()
+    reader.in_frames = bool(in_frames)
+    session, line = None, 0
+    if place:
+        known = None
+        if isinstance(place, list):
+            known, line = of_identity.get((place[0], place[1])), place[2]
+        session = ref(known) if known is not None else gone
+    return Parent((source, process, logger), time_s, session, line, reader, session_id, bool(headerless))
+
+
+def _gone() -> ref[Session]:
+    """Return a reference to a session that is no more."""
+    return ref(Session("", "", 0.0, 0.0, 0))
+
+
+def _us(time_s: float) -> int:
+    return round(time_s * _US)
+
+
+def _differences(values: Sequence[int]) -> list[int]:
+    return [after - before for before, after in zip((0, *values), values, strict=False)]
+
+
+def _sums(differences: Iterable[int]) -> Iterator[int]:
+    return accumulate(differences)
