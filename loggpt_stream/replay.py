@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Final
 from pydantic import AfterValidator, Field
 from pydantic_settings import CliPositionalArg
 
-from loggpt_stream.daemon.alert import AlertWriter, Announced, Judged
+from loggpt_stream.daemon.alert import AlertWriter, Judged
 from loggpt_stream.daemon.early import SETTLE_S
 from loggpt_stream.history.corpus import closed_sessions
 from loggpt_stream.history.files import Reading, read_events
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
             if opened:
                 created_s = opened.session.lines[-1].time_s + SETTLE_S
                 out.write(writer.alert(opened, created_s).value + b"\n")
-                judged = replace(judged, early=Announced(writer.event_id(opened), created_s))  # noqa: PLW2901 - knows more
+                judged.session.announced_s = created_s
             verdicts["anomalous" if judged.verdict.anomalous else judged.verdict.unjudged or "normal"] += 1
             if judged.verdict.anomalous:
                 out.write(writer.alert(judged, time.time()).value + b"\n")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.daemon.service import Daemon
+from loggpt_stream.daemon.service import Daemon, ScorerHungError
 from loggpt_stream.daemon.settings import DaemonSettings
+from loggpt_stream.errors import UserError
 from loggpt_stream.logs import configure, get_logger
 from loggpt_stream.model.bundle import load_bundle
 from loggpt_stream.settings import load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _DESCRIPTION: Final = """\
 Read log records from a Kafka topic, gather them to sessions, score closed sessions, publish alerts.
@@ -23,8 +25,8 @@ Read log records from a Kafka topic, gather them to sessions, score closed sessi
   LOGGPT_KAFKA__PASSWORD=… loggpt-stream run --config /etc/loggpt-stream/daemon.yaml
 
 Run `loggpt-stream doctor` with the same settings first: it says what is missing. SIGTERM finishes what is closed,
-commits and exits with 0; whatever was open is read again at the next start. /metrics, /health/live and /health/ready
-are on --http-port."""
+commits and exits with 0; what is open is in the state topic, and the next start goes on from there. /metrics,
+/health/live and /health/ready are on --http-port."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,9 +37,22 @@ def main(argv: Sequence[str]) -> int:
     try:
         asyncio.run(_until_signalled(daemon))
     except ExceptionGroup as failed:
-        get_logger(__name__).exception("daemon_failed", errors=[repr(error) for error in failed.exceptions])
+        wrong = failed.subgroup(UserError)
+        if wrong is not None:
+            raise next(_each(wrong)) from None
+        get_logger(__name__).exception("daemon_failed", errors=[repr(error) for error in _each(failed)])
+        if failed.subgroup(ScorerHungError):
+            os._exit(1)  # a thread that hangs would be waited for
         return 1
     return 0
+
+
+def _each(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _each(error)
+        else:
+            yield error
 
 
 async def _until_signalled(daemon: Daemon) -> None:

@@ -35,21 +35,25 @@ class Topics:
     alerts: str
     dead_letters: str
     scores: str
+    state: str
     group: str
 
     @classmethod
     async def create(cls, bootstrap: str, *, partitions: int = 1) -> Topics:
         """Create fresh topics; `partitions` for the input."""
-        names = [unique_name(stem) for stem in ("input", "alerts", "dead", "scores")]
+        names = [unique_name(stem) for stem in ("input", "alerts", "dead", "scores", "state")]
         for name in names:
-            await create_topic(bootstrap, name, partitions=partitions if name == names[0] else 1)
-        return cls(bootstrap, names[0], names[1], names[2], names[3], unique_name("group"))
+            of_input = name in (names[0], names[4])
+            configs = {"cleanup.policy": "compact"} if name == names[4] else {}
+            await create_topic(bootstrap, name, partitions=partitions if of_input else 1, configs=configs)
+        return cls(bootstrap, names[0], names[1], names[2], names[3], names[4], unique_name("group"))
 
     def flags(self) -> list[str]:
         """Return the daemon's flags for these topics."""
         return [
             *("--kafka.bootstrap", self.bootstrap, "--input-topic", self.input, "--alert-topic", self.alerts),
             *("--dead-letter-topic", self.dead_letters, "--score-topic", self.scores, "--group", self.group),
+            *("--state-topic", self.state),
         ]
 
 
@@ -148,8 +152,10 @@ async def produce(
 
 
 async def read_all(bootstrap: str, topic: str) -> list[Any]:
-    """Return every record of a topic, as a plain consumer sees them."""
-    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
+    """Return every committed record of a topic."""
+    async with AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, auto_offset_reset="earliest", isolation_level="read_committed"
+    ) as consumer:
         partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or {0}]
         consumer.assign(partitions)
         ends = await consumer.end_offsets(partitions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -15,7 +15,7 @@ from loggpt_stream.daemon import evidence
 from loggpt_stream.model.book import EMPTY
 
 if TYPE_CHECKING:
-    from loggpt_stream.lines.session import Session
+    from loggpt_stream.lines.session import Line, Session
     from loggpt_stream.model.bundle import Bundle
     from loggpt_stream.model.calibration import Verdict
     from loggpt_stream.model.scoring import SessionScore
@@ -24,29 +24,17 @@ ECS_VERSION: Final = "9.1.0"
 CE_TYPE: Final = "io.loggpt.session.anomaly.v1"
 DATA_SCHEMA: Final = "urn:loggpt-stream:alert:1"
 TOP_LINES: Final = 5
-
+_SMALL_CHARS: Final = 200
 
 Stage = Literal["early", "final"]
-
-
-@dataclass(frozen=True, slots=True)
-class Announced:
-    """The early alert of a session: its event id, and when it was created (epoch seconds)."""
-
-    id: str
-    created_s: float
-
-    def to_json(self) -> dict[str, str]:
-        """Return what the final alert says of it."""
-        return {"id": self.id, "created": _iso(self.created_s)}
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
     """A session with its score and verdict, and the input partition it came from.
 
-    stage: `early` where the session is still open, and `session` holds the lines so far. early: the alert that was
-    published while it was open, if any.
+    stage: `early` where the session is still open, and `session` holds the lines so far. closed_at_s: when it closed,
+    by the wall clock (epoch seconds).
     """
 
     topic: str
@@ -55,7 +43,7 @@ class Judged:
     score: SessionScore
     verdict: Verdict
     stage: Stage = "final"
-    early: Announced | None = None
+    closed_at_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +83,19 @@ class AlertWriter:
         name = "\0".join(map(str, (*parts, self._model, self._calibration, judged.stage)))
         return hashlib.sha256(name.encode()).hexdigest()[:32]
 
-    def alert(self, judged: Judged, created_s: float) -> Message:
-        """Return the alert of an anomalous session. `created_s` is now (epoch seconds)."""
+    def shown_lines(self, judged: Judged) -> list[Line]:
+        """Return the lines of which the alert shows the raw text."""
+        session, score = judged.session, judged.score
+        unseen = evidence.unseen_lines(session, self._books.get(session.kind, EMPTY))
+        last = len(session.lines) - 1
+        shown = {*_top(score), *unseen, last, score.untimely if score.untimely is not None else last}
+        return [session.lines[index] for index in sorted(shown)]
+
+    def alert(self, judged: Judged, created_s: float, *, small: bool = False) -> Message:
+        """Return the alert of an anomalous session. `created_s` is now (epoch seconds).
+
+        A `small` one is of some ten kilobytes at most: for a broker that takes no more.
+        """
         session, verdict = judged.session, judged.verdict
         event_id = self.event_id(judged)
         start_s = min(line.time_s for line in session.lines)
@@ -152,8 +151,10 @@ class AlertWriter:
         }
         if judged.stage == "final":
             value["labels"]["close_reason"] = session.close_reason
-        if judged.early:
-            value["loggpt"]["early"] = judged.early.to_json()
+        if early := self._early(judged):
+            value["loggpt"]["early"] = early
+        if small:
+            _shorten(value["loggpt"])
         if session.kind == "instance":
             value["cloud"]["instance"] = {"id": session.key}
         if session.project_id:
@@ -189,9 +190,16 @@ class AlertWriter:
             "p_value": verdict.p_value,
             "statistics": judged.score.statistics,
             "session": {**self._session(judged), "group": judged.session.group},
-            "early": judged.early.to_json() if judged.early else None,
+            "early": self._early(judged),
         }
         return Message(judged.session.key.encode(), orjson.dumps(value), (("content-type", b"application/json"),))
+
+    def _early(self, judged: Judged) -> dict[str, str] | None:
+        """Return what a final alert says of the early one: its id, and when it was created."""
+        created_s = judged.session.announced_s
+        if created_s is None or judged.stage == "early":
+            return None
+        return {"id": self.event_id(replace(judged, stage="early")), "created": _iso(created_s)}
 
     def _session(self, judged: Judged) -> dict[str, Any]:
         session = judged.session
@@ -221,16 +229,31 @@ class AlertWriter:
                 "loss": float(losses_L[index]),
                 "token_losses": [round(loss, 4) for loss in judged.score.token_losses[index].tolist()],
             }
-            for index in np.argsort(-losses_L, kind="stable")[:TOP_LINES].tolist()
+            for index in _top(judged.score)
         ]
 
     def _line(self, judged: Judged, index: int) -> dict[str, Any]:
         line = judged.session.lines[index]
         return {
-            "text": line.raw,
+            # Where the topic no longer has it: as the model saw it.
+            "text": line.raw or line.text,
             "timestamp": _iso(line.time_s),
             "source": {"topic": judged.topic, "partition": judged.partition, "offset": line.offset},
         }
+
+
+def _top(score: SessionScore) -> list[int]:
+    """Return the indices of the most surprising lines, the worst first."""
+    indices: list[int] = np.argsort(-score.line_losses_L, kind="stable")[:TOP_LINES].tolist()
+    return indices
+
+
+def _shorten(told: dict[str, Any]) -> None:
+    for line in told["top_lines"]:
+        del line["token_losses"]
+    for name in ("top_lines", "unseen_lines", "absent_lines"):
+        for line in told[name]:
+            line["text"] = line["text"][:_SMALL_CHARS]
 
 
 def _severity(verdict: Verdict) -> int:

@@ -14,12 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A closed session on its way to the scorer: what the model reads of it, and the hold on its first offset."""
+    """A closed session on its way to the scorer, and what the model reads of it."""
 
     partition: Partition
     session: Session
     prepared: Prepared
-    hold: int
     closed_at_s: float
 
     @property

@@ -7,16 +7,15 @@ no false alarm. It is announced once. Its close brings the final verdict, whatev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from loggpt_stream.daemon.alert import Announced, Judged
+from loggpt_stream.daemon.alert import Judged
 from loggpt_stream.model.early import START, Progress, Step, step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from concurrent.futures import Executor
 
     from loggpt_stream.daemon.batching import Waiting
@@ -30,15 +29,13 @@ SETTLE_S: Final = 1.0
 
 _NEVER: Final = float("-inf")
 
-Announce = Callable[[Judged, float], Awaitable[Announced]]
-
 
 @dataclass(slots=True, eq=False)
 class _Watch:
     """What is known of an open session.
 
     progress: of the lines that were read. settled: so many of its first lines have been there for SETTLE_S.
-    noted_lines, noted_s: how many lines it had at a record time, to tell that later. announced: its early alert.
+    noted_lines, noted_s: how many lines it had at a record time, to tell that later.
     """
 
     session: Session
@@ -46,7 +43,6 @@ class _Watch:
     settled: int = 0
     noted_lines: int = 0
     noted_s: float = _NEVER
-    announced: Announced | None = None
 
     def settle(self, reached_s: float) -> None:
         """Bring `settled` up to date at record time `reached_s`.
@@ -91,13 +87,12 @@ class EarlyLooks:
         scorer: Scorer,
         calibration: Calibration,
         partitions: Mapping[Any, Partition],
-        announce: Announce,
+        announce: Callable[[Partition, Judged], None],
         thread: Executor,
         *,
         every_s: float,
-        clock: Callable[[], float],
     ) -> None:
-        """`announce` publishes a judged session, created at a time by `clock`; `thread` is the scorer's.
+        """`announce` takes a judged session of a partition, to be published; `thread` is the scorer's.
 
         every_s: seconds from the start of one round over all sessions to that of the next; 0 looks at none.
         """
@@ -107,7 +102,6 @@ class EarlyLooks:
         self._announce = announce
         self._thread = thread
         self._every_s = every_s if self._kinds else 0.0
-        self._clock = clock
         self._most_lines = max(1, scorer.batch_tokens // (scorer.tokenizer.max_line_tokens + 2))
         # Weak: what was known of a partition goes when it is revoked and its last session is judged.
         self._rounds: WeakKeyDictionary[Partition, _Round] = WeakKeyDictionary()
@@ -125,11 +119,11 @@ class EarlyLooks:
                 self._begin_round()
             await self._look()
 
-    def ended(self, partition: Partition, session: Session) -> Announced | None:
-        """Return the early alert of a session that closed, if there was one, and forget the session."""
+    def ended(self, partition: Partition, session: Session) -> None:
+        """Forget a session that closed."""
         known = self._rounds.get(partition)
-        watch = known.watches.pop(_identity(session), None) if known else None
-        return watch.announced if watch else None
+        if known:
+            known.watches.pop(session.identity, None)
 
     def _begin_round(self) -> None:
         """Find the sessions that have settled lines which were not read yet."""
@@ -139,9 +133,9 @@ class EarlyLooks:
             for session in reversed(list(partition.sessionizer.seen_since(known.since_s))):
                 if session.late or session.kind not in self._kinds:
                     continue
-                watch = known.watches.setdefault(_identity(session), _Watch(session))
+                watch = known.watches.setdefault(session.identity, _Watch(session))
                 watch.settle(partition.reached_s)
-                if watch.announced is None and watch.progress.lines < watch.settled:
+                if session.announced_s is None and watch.progress.lines < watch.settled:
                     self._pending.setdefault(watch, partition)
             # What is not settled now, or came while the wall clock had moved a silent partition on, is found again.
             known.since_s = min(partition.reached_s, partition.sessionizer.watermark_s) - SETTLE_S
@@ -203,8 +197,4 @@ class EarlyLooks:
         elif not session.close_reason:
             origin = look.partition.topic, look.partition.number
             judged = Judged(*origin, so_far, score, verdict, stage="early")
-            watch.announced = await self._announce(judged, self._clock())
-
-
-def _identity(session: Session) -> tuple[int, int]:
-    return session.first_offset, session.first_index
+            self._announce(look.partition, judged)

@@ -78,15 +78,20 @@ def _detail(name: str, session: Session, score: SessionScore, book: LineBook) ->
 
 def _lines_behind(name: str, session: Session, score: SessionScore, book: LineBook) -> Iterator[str]:
     if name == "max_line_loss":
-        yield session.lines[int(score.line_losses_L.argmax())].raw.partition("\n")[0]
+        yield _first_line(session, int(score.line_losses_L.argmax()))
     elif name == "end_loss":
-        yield session.lines[-1].raw.partition("\n")[0]
+        yield _first_line(session, -1)
     elif name == "untimely_line" and score.untimely is not None:
-        yield session.lines[score.untimely].raw.partition("\n")[0]
+        yield _first_line(session, score.untimely)
     elif name == "unseen_lines":
-        yield from (session.lines[index].raw.partition("\n")[0] for index in unseen_lines(session, book))
+        yield from (_first_line(session, index) for index in unseen_lines(session, book))
     elif name in ("absent_lines", "digest_end_loss"):
         yield from (each["text"] for each in absent_lines(session, book))
     elif name == "digest_loss" and score.digest_losses_D.size and score.digest_losses_D.max() < CLIP_NATS:
         # A known line where others were expected before it: these are what is missing.
         yield score.digest[int(score.digest_losses_D.argmax())]
+
+
+def _first_line(session: Session, index: int) -> str:
+    line = session.lines[index]
+    return (line.raw or line.text).partition("\n")[0]

@@ -84,6 +84,15 @@ class Metrics:
         self.dead_letters = Counter(
             "loggpt_dead_letters", "Records sent to the dead letter topic, by reason", ["reason"], registry=registry
         )
-        self.commits = Counter("loggpt_commits", "Offset commits, by result", ["result"], registry=registry)
+        self.transactions = Counter("loggpt_transactions", "Transactions committed", registry=registry)
+        self.transaction_seconds = Histogram(
+            "loggpt_transaction_seconds", "Time to commit a transaction", buckets=_LATENCY_BUCKETS_S, registry=registry
+        )
+        self.partitions_lost = Counter(
+            "loggpt_partition_restarts", "Partitions taken over anew after a failure or fencing", registry=registry
+        )
+        self.state_bytes = Counter("loggpt_state_bytes", "Bytes written to the state topic", registry=registry)
+        self.input_bytes = Counter("loggpt_input_bytes", "Bytes of the values read", registry=registry)
+        self.open_bytes = Gauge("loggpt_open_bytes", "Memory of open sessions, about", registry=registry)
         self.rebalances = Counter("loggpt_rebalances", "Partition assignments received", registry=registry)
         self.broker_up = Gauge("loggpt_broker_up", "1 while the broker answers", registry=registry)

@@ -1,52 +1,144 @@
-"""One assigned input partition: its open sessions, its clock, and the offset that may be committed."""
+"""One input partition while this process owns it: its sessions, its clock, and what its next transaction owes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from loggpt_stream.daemon.ledger import applied
 from loggpt_stream.lines.decode import decode
+from loggpt_stream.lines.journal import Journal, Pending, apply
+from loggpt_stream.lines.record import Record, UndecodableError
+from loggpt_stream.lines.sessionizer import Sessionizer
+from loggpt_stream.lines.tables import Tables
 
 if TYPE_CHECKING:
-    from loggpt_stream.lines.record import Record
+    from collections.abc import Callable, Iterable
+
+    from loggpt_stream.daemon.alert import Judged, Message
+    from loggpt_stream.daemon.ledger import Change, Ledger
+    from loggpt_stream.lines.masks import Masks
+    from loggpt_stream.lines.rules import SessionRules
     from loggpt_stream.lines.session import Session
-    from loggpt_stream.lines.sessionizer import Sessionizer
     from loggpt_stream.model.calibration import Judge
 
 
-class Partition:
-    """State of one partition from its assignment to its revocation. No I/O; time is an argument."""
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What turns a partition's records into judged sessions.
 
-    def __init__(
-        self, topic: str, number: int, sessionizer: Sessionizer, judge: Judge, *, shape: str | None = None
-    ) -> None:
-        """Start with nothing read."""
+    fingerprint: of rules and masks; sessions that were gathered under another one are not judged.
+    """
+
+    rules: SessionRules
+    masks: Masks
+    fingerprint: str
+    make_judge: Callable[[], Judge]
+    shape: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record without log event, and why."""
+
+    record: Record
+    error: UndecodableError
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What goes into one transaction: all that came of the records up to `position` and is not in Kafka yet.
+
+    state: records for the state topic. early, judged: sessions, while open and when closed. rejected: dead letters.
+    """
+
+    position: int
+    state: list[Message]
+    early: list[Judged] = field(default_factory=list)
+    judged: list[Judged] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+class Partition:
+    """State of one partition from its restoring to its loss. No I/O; time is an argument.
+
+    position: offset of the next record; None until it is known where to begin. pending: closed sessions that nobody has
+    judged yet, in order of their close. dropped: set once the partition is lost: whatever is still on its way for it
+    is of no more use.
+    """
+
+    def __init__(self, topic: str, number: int, meaning: Meaning, ledger: Ledger) -> None:
+        """Start with nothing read. `ledger` is at the end of what `restore` will be given."""
         self.topic = topic
         self.number = number
-        self.sessionizer = sessionizer
-        self.judge = judge
         self.position: int | None = None
-        self._shape = shape
-        self._held: dict[int, int] = {}
-        self._next_hold = 0
+        self.last_record: tuple[int, int] | None = None
+        self.pending: Pending = {}
+        self.dropped = False
+        self._meaning = meaning
+        self._ledger = ledger
+        self._begin(Tables())
+        self.judge = meaning.make_judge()
+        self._early: list[Judged] = []
+        self._judged: list[Judged] = []
+        self._rejected: list[Rejected] = []
+        self._owes = False
+        self._rewrite = False
         self._quiet_since_s: float | None = None
         self._quiet_watermark_s = 0.0
         self._ticked_s = float("-inf")
 
-    def feed(self, record: Record, now_s: float) -> list[Session]:
-        """Take the next record and return the sessions that closed.
+    def _begin(self, tables: Tables) -> None:
+        rules, masks = self._meaning.rules, self._meaning.masks
+        self._journal = Journal(tables)
+        self.sessionizer = Sessionizer(rules, masks, journal=self._journal, tables=tables)
 
-        Raises `UndecodableError` where the record holds no log event; it counts as read all the same.
-        """
+    def limit(self, sessions: int, lines: int, size_bytes: int) -> None:
+        """Let so much be open; past a limit the quietest session closes."""
+        self.sessionizer.max_open_sessions = max(1, sessions)
+        self.sessionizer.max_open_lines = max(1, lines)
+        self.sessionizer.max_open_bytes = max(1, size_bytes)
+
+    def restore(self, changes: list[Change]) -> None:
+        """Go on where `changes` end: a snapshot and what came after it. Raises `UserError` where they do not fit."""
+        tables = Tables()
+        applied(changes, lambda change: apply(change, tables, self.pending, self._meaning.rules.tombstone_s))
+        if not changes:
+            return
+        newest = changes[-1]
+        self.position, self.last_record = newest["position"], tuple(newest["last_record"] or ()) or None
+        self._ticked_s = newest["reached"] if newest["reached"] is not None else float("-inf")
+        self._begin(tables)
+        if not self.judge.resume(next((each["judge"] for each in reversed(changes) if "judge" in each), {})):
+            self.judge = self._meaning.make_judge()
+        self._quiet_watermark_s = max(self._ticked_s, self.sessionizer.watermark_s)
+        if newest["meaning"] != self._meaning.fingerprint:
+            for session in (*tables.by_opening.values(), *self.pending.values()):
+                session.outdated = True
+            self._owes = self._rewrite = True
+
+    def begin_at(self, position: int) -> None:
+        """Read on at `position`, which is not where it was: a new group, or records that are gone."""
+        self.position, self.last_record = position, None
+        self._owes = True
+
+    def feed(self, record: Record, now_s: float) -> list[Session]:
+        """Take the next record and return the sessions that closed; one without log event becomes a dead letter."""
         self.position = record.offset + 1
+        self.last_record = record.offset, round(record.timestamp_s * 1000)
+        self._owes = True
         self._quiet_since_s = now_s
         self._ticked_s = float("-inf")
-        closed: list[Session] = []
         # A record from the future says that some clock is wrong; the daemon's own is the better guess.
         arrival_s = min(record.timestamp_s, now_s)
-        for event in decode(record, pin=self._shape):
-            closed += self.sessionizer.add(event, record.offset, arrival_s)
+        closed: list[Session] = []
+        try:
+            for event in decode(record, pin=self._meaning.shape):
+                closed += self.sessionizer.add(event, record.offset, arrival_s)
+        except UndecodableError as error:
+            self._rejected.append(Rejected(record, error))
         self._quiet_watermark_s = self.sessionizer.watermark_s
-        return closed
+        return self._closed(closed)
 
     def tick(self, now_s: float, *, caught_up: bool, clock_speed: float) -> list[Session]:
         """Let time pass on a silent partition and return the sessions that this closes.
@@ -57,32 +149,81 @@ class Partition:
             self._quiet_since_s = None if self.position is None else now_s
             return []
         self._ticked_s = self._quiet_watermark_s + (now_s - self._quiet_since_s) * clock_speed
-        return self.sessionizer.close_due(self._ticked_s)
+        return self._closed(self.sessionizer.close_due(self._ticked_s))
+
+    def flush(self) -> list[Session]:
+        """Close every open session: the topic that they came from is no more."""
+        return self._closed(self.sessionizer.flush())
+
+    def skip_to(self, position: int) -> None:
+        """Note that there is nothing to be read before `position`, but control records."""
+        self.position = position
 
     @property
     def reached_s(self) -> float:
         """Return the record time that this partition has come to: its watermark, or later where it has been silent."""
         return max(self._ticked_s, self.sessionizer.watermark_s)
 
-    def hold(self, offset: int) -> int:
-        """Keep `offset` from being passed by a commit until `release` of the number returned."""
-        self._next_hold += 1
-        self._held[self._next_hold] = offset
-        return self._next_hold
-
-    def release(self, hold: int) -> None:
-        """Let commits pass what `hold` held."""
-        del self._held[hold]
-
     @property
-    def committable(self) -> int | None:
-        """Return the offset to commit: of the first line that is still needed, else the next to read.
+    def alerts_wait(self) -> bool:
+        """Tell whether there is an alert to publish."""
+        return bool(self._early) or any(judged.verdict.anomalous for judged in self._judged)
 
-        A line is needed as long as its session is open, or closed but not scored and published, or its dead letter is
-        not delivered. None where nothing was read. (Exactly-once delivery replaces this one rule.)
+    def announce(self, judged: Judged, now_s: float) -> None:
+        """Publish the early alert of a session with the next transaction; nothing if it is open no more."""
+        session = self.sessionizer.tables.by_opening.get((judged.session.kind, judged.session.key))
+        if session is None or session.identity != judged.session.identity:
+            return
+        session.announced_s = now_s
+        self._journal.announced(session)
+        self._early.append(judged)
+        self._owes = True
+
+    def judged(self, judged: Judged) -> None:
+        """Publish what became of a pending session with the next transaction."""
+        del self.pending[judged.session.identity]
+        self._judged.append(judged)
+        self._owes = True
+
+    def take(self) -> Unsaved | None:
+        """Return all that is not in Kafka yet, as of now; None where there is nothing.
+
+        From here on it counts as written. Where that fails, this object is of no more use: restore another one.
         """
-        if self.position is None:
+        if not self._owes or self.position is None:
             return None
-        needed = [self.position, *self._held.values()]
-        oldest = self.sessionizer.oldest_open_offset
-        return min(needed if oldest is None else [oldest, *needed])
+        snapshot = self._ledger.snapshot_due or self._rewrite
+        if snapshot:
+            change = self._journal.everything(self.pending.values())
+        else:
+            change = self._journal.take([judged.session for judged in self._judged])
+        reached_s = None if self._ticked_s == float("-inf") else self._ticked_s
+        change |= {"position": self.position, "last_record": self.last_record, "reached": reached_s}
+        change["meaning"] = self._meaning.fingerprint
+        if snapshot or self._judged:
+            change["judge"] = self.judge.state()
+        state = self._ledger.write(change, snapshot=snapshot)
+        unsaved = Unsaved(self.position, state, self._early, self._judged, self._rejected)
+        self._early, self._judged, self._rejected = [], [], []
+        self._owes = self._rewrite = False
+        return unsaved
+
+    def _closed(self, sessions: Iterable[Session]) -> list[Session]:
+        closed = list(sessions)
+        for session in closed:
+            self.pending[session.identity] = session
+            self._owes = True
+        return closed
+
+
+def as_record(record: Any) -> Record:  # noqa: ANN401 - aiokafka is untyped
+    """Return an aiokafka record as ours."""
+    return Record(
+        value=record.value,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp_s=record.timestamp / 1000,
+        key=record.key,
+        headers=record.headers,
+    )

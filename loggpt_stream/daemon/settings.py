@@ -21,8 +21,17 @@ class DaemonSettings(Settings):
     input_topic: str = Field("openstack-logs", description="topic with raw log records, keyed by session if it can be")
     alert_topic: str = Field("loggpt-alerts", description="topic for alerts")
     dead_letter_topic: str = Field("loggpt-dead-letters", description="topic for records that hold no log event")
+    state_topic: str = Field(
+        "loggpt-state", description="compacted topic for what is open, with as many partitions as the input topic"
+    )
     score_topic: str | None = Field(None, description="topic for the score of every session, alert or not (off)")
     group: str = Field("loggpt-stream", description="consumer group; daemons of one group share the partitions")
+    instance_id: str | None = Field(
+        None, description="name of this process in the group, for static membership: a restart is no rebalance (none)"
+    )
+    session_timeout_s: float = Field(
+        30.0, ge=1, description="the group gives a silent process's partitions to others after so many seconds"
+    )
     start: Literal["earliest", "latest"] = Field("earliest", description="where a new group begins")
     shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
         None, description="pin the record shape instead of recognising each record"
@@ -46,7 +55,16 @@ class DaemonSettings(Settings):
         200_000, gt=0, description="open sessions over all partitions; then the quietest closes"
     )
     max_open_lines: int = Field(2_000_000, gt=0, description="lines of open sessions over all partitions; likewise")
-    commit_interval_s: float = Field(2.0, gt=0, description="seconds between offset commits")
+    max_open_mb: int = Field(
+        2_000, gt=0, description="memory of open sessions over all partitions, in MB; then the quietest closes"
+    )
+    commit_interval_s: float = Field(2.0, gt=0, description="seconds between transactions; alerts do not wait for it")
+    transaction_timeout_s: float = Field(
+        15.0, ge=3, description="an unfinished transaction is undone by the broker after so many seconds"
+    )
+    score_timeout_s: float = Field(
+        300.0, gt=0, description="a scoring batch that takes longer ends the process: it is started anew elsewhere"
+    )
     shutdown_grace_s: float = Field(25.0, gt=0, description="on SIGTERM, finish scoring within so many seconds")
     http_host: str = Field("0.0.0.0", description="address of /metrics and /health")  # noqa: S104 - a service's port
     http_port: int = Field(9464, ge=0, le=65535, description="port of /metrics and /health; 0 takes any free one")

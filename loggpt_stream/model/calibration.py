@@ -205,13 +205,11 @@ class Calibration:
 
 
 class Judge:
-    """Judges the sessions of one input partition, in order of their close, and follows the drift of each kind's scores.
-
-    What drift did to a threshold begins anew with each partition that is assigned: it is not stored yet.
-    """
+    """Judges the sessions of one input partition, in order of their close, and follows the drift of their scores."""
 
     def __init__(self, calibration: Calibration, drift: DriftMode = DriftMode.OFF) -> None:
         """Begin at the calibrated thresholds."""
+        self._calibration = calibration.id
         self._kinds = calibration.kinds
         self.monitors = {kind: each.drift_monitor(drift) for kind, each in calibration.kinds.items()}
         self.early_monitors = {
@@ -220,6 +218,30 @@ class Judge:
             if each.early
         }
 
+    def state(self) -> dict[str, Any]:
+        """Return what drift did to the thresholds, as JSON-ready values."""
+        return {
+            "calibration": self._calibration,
+            "kinds": {kind: monitor.state() for kind, monitor in self.monitors.items()},
+            "early": {kind: monitor.state() for kind, monitor in self.early_monitors.items()},
+        }
+
+    def resume(self, state: Mapping[str, Any]) -> bool:
+        """Go on from what `state` gave. False where it was under another calibration, or is odd.
+
+        Then this is of no more use: begin with a new one.
+        """
+        if state.get("calibration") != self._calibration:
+            return False
+        try:
+            for kind, monitor in self.monitors.items():
+                monitor.resume(state["kinds"][kind])
+            for kind, early in self.early_monitors.items():
+                early.resume(state["early"][kind])
+        except (KeyError, TypeError, ValueError):
+            return False
+        return True
+
     def early(self, kind: str) -> EarlyCalibration | None:
         """Return how open sessions of this kind are judged now, after what drift did; None where they are not."""
         calibrated = self._kinds.get(kind)
@@ -227,10 +249,12 @@ class Judge:
             return None
         return replace(calibrated.early, threshold=self.early_monitors[kind].threshold)
 
-    def judge(self, kind: str, statistics: Mapping[str, float], *, late: bool = False) -> Verdict:
-        """Judge a scored session. Late fragments and kinds without calibration are not judged."""
-        if late:
-            return Verdict(anomalous=False, unjudged="late")
+    def judge(
+        self, kind: str, statistics: Mapping[str, float], *, late: bool = False, outdated: bool = False
+    ) -> Verdict:
+        """Judge a scored session. Late fragments, text masked by other rules and kinds without calibration are not."""
+        if late or outdated:
+            return Verdict(anomalous=False, unjudged="late" if late else "outdated")
         calibrated = self._kinds.get(kind)
         if calibrated is None:
             return Verdict(anomalous=False, unjudged="kind_not_calibrated")

@@ -18,7 +18,7 @@ import heapq
 import math
 from collections import deque
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -197,30 +197,18 @@ class DriftMonitor:
             "mean_p_value": self._mean_p_value,
         }
 
-    @classmethod
-    def from_state(
-        cls,
-        state: Mapping[str, float],
-        mode: DriftMode,
-        calibrated_threshold: float,
-        rate: float,
-        normal_scores_N: Sequence[float],
-        *,
-        bound: float | None = None,
-    ) -> DriftMonitor:
-        """Return a monitor that goes on from what `state` gave; the other arguments are those of the class.
+    def resume(self, state: Mapping[str, float]) -> None:
+        """Go on from what `state` gave.
 
         Raises `KeyError`, `TypeError` or `ValueError` where something is missing or odd, such as a threshold outside
-        the walls, which another calibration's state may have.
+        the walls, which another calibration's state may have; then nothing has changed.
         """
-        monitor = cls(mode, calibrated_threshold, rate, normal_scores_N, bound=bound)
-        monitor._adapted = _between(state, "adapted", calibrated_threshold, monitor.bound)
-        monitor._sessions = int(_between(state, "sessions", 0, 2**53))
-        monitor._sessions_in_bound = int(_between(state, "sessions_in_bound", 0, monitor._sessions))
-        monitor._alarm_rate = _between(state, "alarm_rate", 0, 1)
-        monitor._above_bound_rate = _between(state, "above_bound_rate", 0, 1)
-        monitor._mean_p_value = _between(state, "mean_p_value", 0, 1)
-        return monitor
+        adapted = _between(state, "adapted", self.calibrated_threshold, self.bound)
+        sessions = int(_between(state, "sessions", 0, 2**53))
+        in_bound = int(_between(state, "sessions_in_bound", 0, sessions))
+        rates = [_between(state, name, 0, 1) for name in ("alarm_rate", "above_bound_rate", "mean_p_value")]
+        self._adapted, self._sessions, self._sessions_in_bound = adapted, sessions, in_bound
+        self._alarm_rate, self._above_bound_rate, self._mean_p_value = rates
 
     def _p_value(self, score: float) -> float:
         # The mid-p-value (Lancaster 1961): what scores alike counts by half, so that its mean is one half even where
@@ -284,15 +272,26 @@ class EarlyMonitor:
         if len(highest) == UNCONFIRMED:
             self._adapted = highest[-1] + slack(highest[-1])
 
+    def state(self) -> dict[str, Any]:
+        """Return all that was learned, as JSON-ready values. It means nothing under another calibration."""
+        return {"sessions": self._sessions, "adapted": self._adapted, "above": [list(each) for each in self._above]}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave. Raises `KeyError`, `TypeError` or `ValueError` where it is odd."""
+        sessions = int(_between(state, "sessions", 0, 2**53))
+        adapted = _between(state, "adapted", self.calibrated_threshold, math.inf)
+        above = deque((int(number), float(score)) for number, score in state["above"])
+        self._sessions, self._adapted, self._above = sessions, adapted, above
+
 
 def _moved(mean: float, value: float, sessions: int) -> float:
     """Return the mean with one more value, number `sessions`: a plain mean first, then one that forgets."""
     return mean + (value - mean) / min(sessions, WINDOW_SESSIONS)
 
 
-def _between(state: Mapping[str, float], name: str, low: float, high: float) -> float:
+def _between(state: Mapping[str, Any], name: str, low: float, high: float) -> float:
     """Return a value of `state`. Raises `ValueError` where it is not between `low` and `high`."""
-    value = state[name]
+    value: float = state[name]
     if not low <= value <= high:
         raise ValueError(f"{name} is {value!r}, which is not between {low:g} and {high:g}")
     return value

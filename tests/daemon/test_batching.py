@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 def closed(tokens: int, name: int = 0) -> Closed:
     nothing: Any = None
     window = Window("lines", (0,) * tokens, (0,) * tokens)
-    return Closed(nothing, nothing, Prepared([window], [], {}, None), name, 0.0)
+    return Closed(nothing, nothing, Prepared([window], [], {}, None), float(name))
 
 
 async def batches(sizes: Iterable[int], count: int, **limits: Any) -> list[list[int]]:
     waiting = Waiting(**{"batch_tokens": 100, "batch_wait_s": 0.01, **limits})
     for name, size in enumerate(sizes):
         waiting.put(closed(size, name))
-    return [[each.hold for each in await waiting.batch()] for _ in range(count)]
+    return [[int(each.closed_at_s) for each in await waiting.batch()] for _ in range(count)]
 
 
 async def test_a_batch_ends_before_it_would_hold_too_many_tokens() -> None:
@@ -55,5 +55,5 @@ async def test_every_session_comes_once_and_in_order() -> None:
     while len(seen) < len(sizes):
         batch = await waiting.batch()
         assert sum(each.tokens for each in batch) <= 100
-        seen += [each.hold for each in batch]
+        seen += [int(each.closed_at_s) for each in batch]
     assert seen == list(range(200))

@@ -14,14 +14,14 @@ import orjson
 import pytest
 import torch
 
-from loggpt_stream.daemon.alert import AlertWriter, Announced, Judged, schema
+from loggpt_stream.daemon.alert import AlertWriter, Judged, schema
 from loggpt_stream.daemon.batching import Closed, Waiting
 from loggpt_stream.daemon.early import SETTLE_S, EarlyLooks
-from loggpt_stream.daemon.partition import Partition
+from loggpt_stream.daemon.ledger import Ledger
+from loggpt_stream.daemon.partition import Meaning, Partition
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
-from loggpt_stream.lines.sessionizer import Sessionizer
 from loggpt_stream.model.calibration import Calibration, EarlyCalibration, Judge
 from loggpt_stream.model.drift import UNCONFIRMED, DriftMode
 from loggpt_stream.model.statistics import Scale
@@ -66,19 +66,18 @@ class Bench:
 
     def __init__(self, scorer: Scorer, calibration: Calibration = CALIBRATION, *, every_s: float = 0.02) -> None:
         self.scorer = scorer
-        self.partition = Partition("input", 0, Sessionizer(SessionRules(idle_gap_s=60), Masks()), Judge(calibration))
+        meaning = Meaning(SessionRules(idle_gap_s=60), Masks(), "meaning", lambda: Judge(calibration))
+        self.partition = Partition("input", 0, meaning, Ledger("group input"))
         self.partitions: dict[Any, Partition] = {0: self.partition}
         self.waiting = Waiting(batch_tokens=512, batch_wait_s=0.01)
         self.announced: list[Judged] = []
         self.offsets = itertools.count()
         self.thread = ThreadPoolExecutor(1)
-        self.looks = EarlyLooks(
-            scorer, calibration, self.partitions, self.announce, self.thread, every_s=every_s, clock=lambda: 1.8e9
-        )
+        self.looks = EarlyLooks(scorer, calibration, self.partitions, self.announce, self.thread, every_s=every_s)
 
-    async def announce(self, judged: Judged, now_s: float) -> Announced:
+    def announce(self, partition: Partition, judged: Judged) -> None:
         self.announced.append(judged)
-        return Announced(f"{len(self.announced)}", now_s)
+        partition.announce(judged, 1.8e9)
 
     def feed(self, *values: bytes) -> list[Session]:
         closed = []
@@ -88,7 +87,7 @@ class Bench:
         return closed
 
     def close(self, session: Session) -> None:
-        self.waiting.put(Closed(self.partition, session, self.scorer.prepare(session), 0, 0.0))
+        self.waiting.put(Closed(self.partition, session, self.scorer.prepare(session), 0.0))
 
     async def look(self, for_s: float = 0.3) -> list[str]:
         """Look for a while, and return the keys of all sessions announced so far."""
@@ -240,8 +239,11 @@ async def test_the_final_verdict_knows_of_the_early_alert_and_the_session_is_for
     bench.feed(event(INSTANCES[0], 1, "The disk has melted", "ERROR"), event(INSTANCES[1], 10))
     assert await bench.look() == [INSTANCES[0]]
     (closed,) = bench.feed(event(INSTANCES[1], 62))
-    assert bench.looks.ended(bench.partition, closed) == Announced("1", 1.8e9)
-    assert bench.looks.ended(bench.partition, closed) is None
+    assert closed.announced_s == 1.8e9
+    known = bench.looks._rounds[bench.partition].watches
+    assert closed.identity in known
+    bench.looks.ended(bench.partition, closed)
+    assert closed.identity not in known
 
 
 async def test_a_traceback_that_comes_late_and_makes_a_line_usual_takes_nothing_back_and_announces_nothing(
@@ -355,9 +357,8 @@ async def test_alerts_of_both_stages_are_valid_and_the_final_one_names_the_early
     early = next(judged for judged in both.announced if judged.session.key == INSTANCES[0])
     (session,) = both.feed(event(INSTANCES[1], 63))
     (score,) = scorer.score([session])
-    announced = Announced(writer.event_id(early), 1.8e9)
     verdict = Judge(bundle.calibration).judge(session.kind, score.statistics)
-    final = Judged("input", 0, session, score, verdict, early=announced)
+    final = Judged("input", 0, session, score, verdict)
     values = [orjson.loads(writer.alert(judged, 1.8e9).value) for judged in (early, final)]
     for value in values:
         jsonschema.validate(value, schema())

@@ -1,15 +1,27 @@
-"""What a partition lets be committed, and how time passes on it."""
+"""What a partition owes its next transaction, what comes back of it, and how time passes on it."""
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from loggpt_stream.daemon.partition import Partition
+import numpy as np
+
+from loggpt_stream.daemon.alert import Judged, Message
+from loggpt_stream.daemon.ledger import Ledger
+from loggpt_stream.daemon.partition import Meaning, Partition
 from loggpt_stream.lines.masks import Masks
-from loggpt_stream.lines.record import Record, UndecodableError
+from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
-from loggpt_stream.lines.sessionizer import Sessionizer
-from loggpt_stream.model.calibration import Calibration, Judge
+from loggpt_stream.model.calibration import Calibration, Judge, Verdict
+from loggpt_stream.model.drift import DriftMode
+from loggpt_stream.model.scoring import SessionScore
+from tests.tiny_bundle import judged_early_by
+
+if TYPE_CHECKING:
+    from loggpt_stream.lines.session import Session
+
+CALIBRATION = judged_early_by(None)
 
 INSTANCES = [f"{n:08d}-0000-4000-8000-000000000000" for n in range(10)]
 START_S = 1_795_442_888.0  # 2026-11-23 14:08:08 UTC
@@ -23,9 +35,42 @@ def record(value: bytes | None, offset: int) -> Record:
     return Record(value, "input", 0, offset, timestamp_s=START_S + 3600)
 
 
-def partition(max_future_s: float = 10) -> Partition:
-    sessionizer = Sessionizer(SessionRules(idle_gap_s=20, max_future_s=max_future_s), Masks())
-    return Partition("input", 0, sessionizer, Judge(Calibration({})))
+def replace_threshold(threshold: float) -> Calibration:
+    (kind,) = CALIBRATION.kinds.values()
+    return Calibration({"instance": replace(kind, threshold=threshold)})
+
+
+def partition(
+    max_future_s: float = 10,
+    *,
+    calibration: Calibration | None = None,
+    fingerprint: str = "meaning",
+    ledger: Ledger | None = None,
+) -> Partition:
+    rules = SessionRules(idle_gap_s=20, max_future_s=max_future_s)
+    kinds = calibration or Calibration({})
+    meaning = Meaning(rules, Masks(), fingerprint, lambda: Judge(kinds, DriftMode.ADAPT))
+    return Partition("input", 0, meaning, ledger or Ledger("group input"))
+
+
+def state(of: Partition) -> list[Message]:
+    """Return the records for the state topic, of all that the partition has to say."""
+    unsaved = of.take()
+    assert unsaved is not None
+    return unsaved.state
+
+
+def restored(stored: list[Message], **change: Any) -> Partition:
+    """Return a partition that knows nothing but what is stored."""
+    ledger = Ledger("group input")
+    again = partition(ledger=ledger, **change)
+    again.restore(ledger.read((each.key, each.value) for each in stored))
+    return again
+
+
+def judged(session: Session) -> Judged:
+    score = SessionScore(np.zeros(len(session.lines)), [], {})
+    return Judged("input", 0, session, score, Verdict(anomalous=False))
 
 
 def feed(to: Partition, value: bytes | None, offset: int) -> list[str]:
@@ -33,50 +78,92 @@ def feed(to: Partition, value: bytes | None, offset: int) -> list[str]:
 
 
 def test_nothing_read_means_nothing_to_commit() -> None:
-    assert partition().committable is None
+    assert partition().take() is None
 
 
-def test_committable_is_the_first_line_of_the_session_that_opened_first() -> None:
+def test_what_was_taken_is_not_taken_again() -> None:
     p = partition()
     feed(p, line(INSTANCES[0], 10), 5)
-    feed(p, line(INSTANCES[1], 11), 6)
-    feed(p, line(INSTANCES[0], 12), 7)
-    assert p.committable == 5
+    unsaved = p.take()
+    assert unsaved is not None
+    assert unsaved.position == 6
+    assert p.take() is None
 
 
-def test_a_closed_session_is_held_until_it_is_released() -> None:
-    p = partition()
+def test_a_closed_session_is_pending_until_it_is_judged_and_comes_back_until_then() -> None:
+    p, stored = partition(), []
     feed(p, line(INSTANCES[0], 10), 5)
     assert feed(p, line(INSTANCES[1], 40), 6) == [INSTANCES[0]]
-    hold = p.hold(5)
-    assert p.committable == 5
-    p.release(hold)
-    assert p.committable == 6
+    stored += state(p)
+    assert list(restored(stored).pending) == [(5, 0)]
+    p.judged(judged(p.pending[5, 0]))
+    unsaved = p.take()
+    assert unsaved is not None
+    assert [each.session.key for each in unsaved.judged] == [INSTANCES[0]]
+    stored += unsaved.state
+    again = restored(stored)
+    assert not again.pending
+    assert list(again.sessionizer.tables.by_opening) == [("instance", INSTANCES[1])]
+    assert again.position == 7
 
 
-def test_a_hold_of_a_later_session_does_not_free_an_earlier_one() -> None:
+def test_an_undecodable_record_counts_as_read_and_is_a_dead_letter_once() -> None:
+    p = partition()
+    assert feed(p, None, 9) == []
+    unsaved = p.take()
+    assert unsaved is not None
+    assert unsaved.position == 10
+    assert [(each.record.offset, each.error.reason) for each in unsaved.rejected] == [(9, "null_value")]
+    feed(p, line(INSTANCES[0], 10), 10)
+    again = p.take()
+    assert again is not None
+    assert again.rejected == []
+
+
+def test_sessions_gathered_by_other_rules_or_masks_are_not_judged_after_a_restart_nor_after_the_next() -> None:
     p = partition()
     feed(p, line(INSTANCES[0], 10), 5)
-    feed(p, line(INSTANCES[1], 40), 6)
-    first, second = p.hold(5), p.hold(6)
-    p.release(second)
-    assert p.committable == 5
-    p.release(first)
-    assert p.committable == 6
+    stored = state(p)
+    other = restored(stored, fingerprint="other")
+    assert [each.outdated for each in other.sessionizer.tables.by_opening.values()] == [True]
+    feed(other, line(INSTANCES[1], 11), 6)
+    again = restored(stored + state(other), fingerprint="other")
+    assert [each.outdated for each in again.sessionizer.tables.by_opening.values()] == [True, False]
+    assert again.judge.judge("instance", {}, outdated=True).unjudged == "outdated"
 
 
-def test_with_nothing_open_or_held_the_next_offset_is_committed() -> None:
+def test_where_a_new_group_begins_is_stored_before_anything_is_read() -> None:
     p = partition()
-    feed(p, line(INSTANCES[0], 10), 5)
-    p.sessionizer.flush()
-    assert p.committable == 6
+    p.begin_at(41)
+    assert restored(state(p)).position == 41
 
 
-def test_an_undecodable_record_counts_as_read() -> None:
+def test_time_that_passed_on_a_silent_partition_is_not_waited_for_again_after_a_restart() -> None:
     p = partition()
-    with pytest.raises(UndecodableError, match="null_value"):
-        feed(p, None, 9)
-    assert p.committable == 10
+    feed(p, line(INSTANCES[0], 10), 0)
+    feed(p, line(INSTANCES[1], 10), 1)
+    stored = state(p)
+    now_s = START_S + 7200
+    p.tick(now_s + 15, caught_up=True, clock_speed=1)
+    p.begin_at(2)
+    again = restored(stored + state(p))
+    assert again.tick(now_s + 1000, caught_up=True, clock_speed=1) == []
+    assert again.tick(now_s + 1004, caught_up=True, clock_speed=1) == []
+    assert len(again.tick(now_s + 1005, caught_up=True, clock_speed=1)) == 2
+
+
+def test_what_drift_did_to_a_threshold_survives_a_restart() -> None:
+    p = partition(calibration=CALIBRATION)
+    monitor = p.judge.monitors["instance"]
+    for _ in range(4):
+        monitor.see(1.5)
+    feed(p, line(INSTANCES[0], 10), 0)
+    assert monitor.threshold > 1.0
+    stored = state(p)
+    again = restored(stored, calibration=CALIBRATION)
+    assert again.judge.monitors["instance"].threshold == monitor.threshold
+    fresh = restored(stored, calibration=replace_threshold(0.9))
+    assert fresh.judge.monitors["instance"].threshold == 0.9
 
 
 def test_wall_clock_closes_a_silent_partition_only_once_it_has_caught_up() -> None:

@@ -7,7 +7,6 @@ import lzma
 import os
 import signal
 from collections import Counter
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -119,38 +118,46 @@ async def test_each_alert_is_valid_and_shows_the_raw_lines(kafka: KafkaServer, b
             assert top["text"].split("\n")[0] == raw
 
 
-async def test_commits_never_pass_an_open_session_and_a_kill_loses_nothing(
+async def test_a_kill_in_the_middle_loses_no_session_repeats_none_and_cuts_none(
     kafka: KafkaServer, bundle: Bundle, tmp_path: Path
 ) -> None:
     topics = await Topics.create(kafka.bootstrap)
     lines = nova34_lines(6_000)
     expected = replayed(tmp_path, bundle, topics.input, lines)
-    flags = [*topics.flags(), "--bundle", str(bundle.path)]
+    flags = [*topics.flags(), "--bundle", str(bundle.path), "--clock-speed", "1e-6"]
     with DaemonProcess(tmp_path, flags) as daemon:
         await daemon.ready()
         await produce(kafka.bootstrap, topics.input, lines[:3_500])
         await daemon.reached("loggpt_records_total", 3_500)
-        await asyncio.sleep(1.0)  # a few commits
+        await daemon.reached("loggpt_sessions_scored_total", 1)
         daemon.process.send_signal(signal.SIGKILL)
         daemon.process.wait()
-    offset = await committed(topics)
     still_open = [r for r in expected.values() if first_offset(r) < 3_500 <= r["session"]["source"]["last_offset"]]
     assert still_open, "the kill must hit open sessions"
-    assert offset is not None
-    assert 0 < offset <= min(map(first_offset, still_open))
     with DaemonProcess(tmp_path, flags) as daemon:
-        await daemon.ready()
+        taken_over = await daemon.saw("partition_taken_over")
+        assert 0 < taken_over["position"] <= 3_500
+        assert taken_over["open_sessions"] > 0
         await produce(kafka.bootstrap, topics.input, lines[3_500:])
-        await daemon.reached("loggpt_records_total", len(lines) - offset)
-        closed = {r["id"] for r in expected.values() if r["session"]["close_reason"] != "end_of_input"}
-        for _ in range(300):
-            alerted = {orjson.loads(r.value)["event"]["id"] for r in await read_all(kafka.bootstrap, topics.alerts)}
-            if {r["id"] for r in expected.values() if r["id"] in closed and not r["unjudged"]} <= alerted:
-                break
-            await asyncio.sleep(0.2)
+        await daemon.reached("loggpt_records_total", len(lines) - taken_over["position"])
+        assert await daemon.metric("loggpt_records_total") == len(lines) - taken_over["position"]
         assert await daemon.terminate() == 0
-    judged = {r["id"] for r in expected.values() if r["id"] in closed and not r["unjudged"]}
-    assert judged - alerted == set()
+    scored = [orjson.loads(record.value) for record in await read_all(kafka.bootstrap, topics.scores)]
+    closed = {key: r for key, r in expected.items() if r["session"]["close_reason"] != "end_of_input"}
+    assert Counter(record["id"] for record in scored) == Counter(closed.keys())
+    for record in scored:
+        assert record["session"] == closed[record["id"]]["session"]
+        assert record["statistics"] == pytest.approx(closed[record["id"]]["statistics"], abs=1e-4)
+    alerts = [orjson.loads(record.value) for record in await read_all(kafka.bootstrap, topics.alerts)]
+    assert Counter(alert["event"]["id"] for alert in alerts) == Counter(
+        key for key, record in closed.items() if not record["unjudged"]
+    )
+    # The raw lines of sessions that were open at the kill are read from the topic again.
+    spanning = [alert for alert in alerts if alert["event"]["id"] in {record["id"] for record in still_open}]
+    assert spanning
+    for alert in spanning:
+        for top in alert["loggpt"]["top_lines"]:
+            assert top["text"].split("\n")[0] == lines[top["source"]["offset"]].decode()
 
 
 async def test_bad_records_become_dead_letters_with_reason_and_origin_and_stop_nothing(
@@ -300,22 +307,27 @@ async def test_a_new_group_begins_where_it_is_told_and_remembers_that_at_once(
         assert await daemon.metric("loggpt_records_total") == 120 - first
 
 
-async def test_sigterm_ends_in_time_though_a_dead_letter_cannot_be_delivered(
+async def test_sigterm_ends_in_time_though_the_broker_is_away_and_the_next_start_goes_on(
     kafka: KafkaServer, bundle: Bundle, tmp_path: Path
 ) -> None:
-    topics = replace(await Topics.create(kafka.bootstrap), dead_letters="no-such-topic")
-    flags = ["--shutdown-grace-s", "1"]
-    with DaemonProcess(tmp_path, [*topics.flags(), "--bundle", str(bundle.path), *flags]) as daemon:
+    topics = await Topics.create(kafka.bootstrap)
+    flags = [*topics.flags(), "--bundle", str(bundle.path), "--shutdown-grace-s", "1"]
+    with DaemonProcess(tmp_path, [*flags, "--commit-interval-s", "3600"]) as daemon:
         await daemon.ready()
         await produce(kafka.bootstrap, topics.input, [*nova34_lines(5), None])
-        await daemon.saw("dead_letter")
-        assert await daemon.terminate(timeout_s=20) == 0
-        assert "drain_timed_out" in {event["event"] for event in daemon.events()}
-    # Held back, so that the next start tries again.
-    assert (await committed(topics) or 0) <= 5
+        await daemon.reached("loggpt_records_total", 6)
+        kafka.stop_broker(0)
+        try:
+            assert await daemon.terminate(timeout_s=45) == 0
+        finally:
+            kafka.start_broker(0)
+    with DaemonProcess(tmp_path, flags) as daemon:
+        await daemon.reached("loggpt_dead_letters_total", 1)
+        assert await daemon.terminate() == 0
+    assert len(await read_all(kafka.bootstrap, topics.dead_letters)) == 1
 
 
-async def test_a_second_member_takes_over_partitions_and_nothing_is_lost(
+async def test_a_second_member_takes_over_partitions_and_nothing_is_lost_or_repeated(
     kafka: KafkaServer, bundle: Bundle, tmp_path: Path
 ) -> None:
     topics = await Topics.create(kafka.bootstrap, partitions=4)
@@ -325,7 +337,7 @@ async def test_a_second_member_takes_over_partitions_and_nothing_is_lost(
         for record in replayed(tmp_path, bundle, topics.input, lines).values()
         if record["session"]["close_reason"] != "end_of_input"
     ]
-    flags = [*topics.flags(), "--bundle", str(bundle.path)]
+    flags = [*topics.flags(), "--bundle", str(bundle.path), "--clock-speed", "1e-6"]
     with DaemonProcess(tmp_path, flags) as first:
         await first.ready()
         for partition in range(4):
@@ -335,16 +347,16 @@ async def test_a_second_member_takes_over_partitions_and_nothing_is_lost(
             await second.ready()
             for partition in range(4):
                 await produce(kafka.bootstrap, topics.input, lines[2_000:], partition=partition)
-            expected = {(n, extent(each)) for each in closed for n in range(4)}
-            found: set[tuple[int, Extent]] = set()
+            expected = Counter((n, extent(each)) for each in closed for n in range(4))
+            found: Counter[tuple[int, Extent]] = Counter()
             for _ in range(120):
                 scored = [orjson.loads(record.value) for record in await read_all(kafka.bootstrap, topics.scores)]
-                found = {(each["session"]["source"]["partition"], extent(each)) for each in scored}
-                if expected <= found:
+                found = Counter((each["session"]["source"]["partition"], extent(each)) for each in scored)
+                if expected.keys() <= found.keys():
                     break
                 await asyncio.sleep(0.5)
-            # Each session whole, on each partition, whoever owned it when: its first line, its last, and how many.
-            assert expected - found == set()
+            # Each session whole and once, on each partition, whoever owned it when: its first line, its last, how many.
+            assert found == expected
             assert await second.metric("loggpt_records_total") > 0
             assert await second.terminate() == 0
         assert await first.terminate() == 0

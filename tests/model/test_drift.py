@@ -261,7 +261,8 @@ def test_restored_from_json_in_mid_stream_it_goes_on_with_the_same_thresholds() 
     first = monitor()
     used_N = [thresholds(first, scores_N[:333])]
     stored = orjson.dumps(first.state())
-    second = DriftMonitor.from_state(orjson.loads(stored), DriftMode.ADAPT, THRESHOLD, RATE, NORMAL, bound=BOUND)
+    second = DriftMonitor(DriftMode.ADAPT, THRESHOLD, RATE, NORMAL, bound=BOUND)
+    second.resume(orjson.loads(stored))
     used_N.append(thresholds(second, scores_N[333:]))
     assert (np.concatenate(used_N) == expected_N).all()
     assert second.state() == whole.state()
@@ -273,7 +274,8 @@ def test_restored_from_json_in_mid_stream_it_goes_on_with_the_same_thresholds() 
 def test_what_watch_learned_is_used_at_once_where_adapt_follows() -> None:
     watch = monitor(DriftMode.WATCH)
     thresholds(watch, 1.8 * normal(200))
-    adapt = DriftMonitor.from_state(watch.state(), DriftMode.ADAPT, THRESHOLD, RATE, NORMAL, bound=BOUND)
+    adapt = DriftMonitor(DriftMode.ADAPT, THRESHOLD, RATE, NORMAL, bound=BOUND)
+    adapt.resume(watch.state())
     assert adapt.see(3.0) == watch.adapted > THRESHOLD
 
 
@@ -293,14 +295,14 @@ def test_what_watch_learned_is_used_at_once_where_adapt_follows() -> None:
 )
 def test_a_state_that_cannot_be_is_refused(change: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
-        DriftMonitor.from_state({**monitor().state(), **change}, DriftMode.ADAPT, THRESHOLD, RATE, NORMAL, bound=BOUND)
+        DriftMonitor(DriftMode.ADAPT, THRESHOLD, RATE, NORMAL, bound=BOUND).resume({**monitor().state(), **change})
 
 
 def test_a_state_without_one_of_its_values_is_refused() -> None:
     for name in monitor().state():
         state = {key: value for key, value in monitor().state().items() if key != name}
         with pytest.raises(KeyError, match=name):
-            DriftMonitor.from_state(state, DriftMode.ADAPT, THRESHOLD, RATE, NORMAL, bound=BOUND)
+            DriftMonitor(DriftMode.ADAPT, THRESHOLD, RATE, NORMAL, bound=BOUND).resume(state)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, float("nan")])

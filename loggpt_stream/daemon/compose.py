@@ -1,0 +1,72 @@
+"""What a transaction says to others: alerts, scores and dead letters, beside the state that is its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from loggpt_stream.daemon.alert import Message
+from loggpt_stream.daemon.transactions import Outgoing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loggpt_stream.daemon.alert import AlertWriter, Judged
+    from loggpt_stream.daemon.partition import Partition, Rejected, Unsaved
+    from loggpt_stream.daemon.raw_lines import RawLines
+    from loggpt_stream.daemon.settings import DaemonSettings
+
+# Below the broker's default message limit of 1 MiB, with room for headers; and where its limit is lower than that.
+DEAD_LETTER_BYTES: Final = 900_000
+_SMALL_BYTES: Final = 20_000
+
+
+class Composer:
+    """Makes the messages of transactions, by the topics of the settings."""
+
+    def __init__(
+        self, settings: DaemonSettings, writer: AlertWriter, raw_lines: RawLines, clock: Callable[[], float]
+    ) -> None:
+        """raw_lines: reads again what a restart left in the input topic."""
+        self._settings = settings
+        self._writer = writer
+        self._raw_lines = raw_lines
+        self._clock = clock
+
+    async def compose(self, partition: Partition, unsaved: Unsaved, *, small: bool) -> list[Outgoing]:
+        """Return everything that goes into the transaction, in an order that is always the same.
+
+        small: where a broker refused a message for its size.
+        """
+        settings, now_s = self._settings, self._clock()
+        alerts = [*unsaved.early, *(judged for judged in unsaved.judged if judged.verdict.anomalous)]
+        shown = [line for judged in alerts for line in self._writer.shown_lines(judged)]
+        await self._raw_lines.fill(partition.number, shown)
+        outgoing = [Outgoing(settings.alert_topic, self._writer.alert(each, now_s, small=small)) for each in alerts]
+        if settings.score_topic:
+            outgoing += [Outgoing(settings.score_topic, self._writer.score_record(each)) for each in unsaved.judged]
+        letters = [dead_letter(each, _SMALL_BYTES if small else DEAD_LETTER_BYTES) for each in unsaved.rejected]
+        outgoing += [Outgoing(settings.dead_letter_topic, letter) for letter in letters]
+        outgoing += [Outgoing(settings.state_topic, each, partition.number) for each in unsaved.state]
+        return outgoing
+
+    def event_id(self, judged: Judged) -> str:
+        """Return the id of a session's alert."""
+        return self._writer.event_id(judged)
+
+
+def dead_letter(rejected: Rejected, most_bytes: int) -> Message:
+    """Return the dead letter of a record: its bytes (of a giant the first, and it says so), its headers, and ours."""
+    record, error = rejected.record, rejected.error
+    value = record.value or b""
+    headers = [
+        *record.headers,
+        ("loggpt_reason", error.reason.encode()),
+        ("loggpt_detail", error.detail.encode(errors="replace")),
+        ("loggpt_topic", record.topic.encode()),
+        ("loggpt_partition", str(record.partition).encode()),
+        ("loggpt_offset", str(record.offset).encode()),
+        ("loggpt_timestamp_ms", str(round(record.timestamp_s * 1000)).encode()),
+    ]
+    if len(value) > most_bytes:
+        headers.append(("loggpt_truncated_from_bytes", str(len(value)).encode()))
+    return Message(record.key or b"", value[:most_bytes], tuple(headers))

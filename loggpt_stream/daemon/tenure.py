@@ -1,0 +1,180 @@
+"""A partition from its assignment to its revocation: taken over, committed every so often; on failure again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    CommitFailedError,
+    GroupAuthorizationFailedError,
+    IllegalStateError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerFenced,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+
+from loggpt_stream.errors import UserError
+from loggpt_stream.logs import get_logger
+
+if TYPE_CHECKING:
+    from aiokafka import TopicPartition
+
+    from loggpt_stream.daemon.owner import Owner
+    from loggpt_stream.daemon.partition import Partition, Unsaved
+
+log = get_logger(__name__)
+
+_TAKE_OVER_WITHIN_S: Final = 60.0
+_MOST_FAILURES: Final = 10
+_BACKOFF_S: Final = 0.5
+_MAX_BACKOFF_S: Final = 10.0
+# Alerts go out at once, but not more often than this: a transaction costs the broker as much as a hundred records.
+_LEAST_INTERVAL_S: Final = 0.1
+
+Lost = (KafkaError, TimeoutError, OSError)
+_Forbidden = (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+
+
+class Host(Protocol):
+    """What a tenure needs of the daemon."""
+
+    def owner(self, where: TopicPartition, *, small: bool) -> Owner:
+        """Return an owner of a partition that has not taken over yet."""
+
+    async def begin(self, where: TopicPartition, partition: Partition) -> None:
+        """Have its records read from its position on. Raises where it is no longer assigned to us."""
+
+    def end(self, where: TopicPartition, partition: Partition) -> None:
+        """Have no more of its records read."""
+
+    def committed(self, where: TopicPartition, unsaved: Unsaved, took_s: float) -> None:
+        """Be told of a transaction."""
+
+    def broker_is_up(self) -> bool:
+        """Tell whether failing again and again can be anything but the broker's absence."""
+
+
+class Tenure:
+    """Keeps one assigned partition owned, whatever happens to its producer."""
+
+    def __init__(self, where: TopicPartition, host: Host, *, interval_s: float, commit_within_s: float) -> None:
+        """interval_s: between transactions at most. commit_within_s: time limit of one; below the broker's own."""
+        self.where = where
+        self._host = host
+        self._interval_s = interval_s
+        self._commit_within_s = commit_within_s
+        self._ending = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._lost: KafkaError | None = None
+        self._small = False
+
+    def wake(self) -> None:
+        """Commit soon: an alert waits."""
+        self._wake.set()
+
+    def lose(self, error: KafkaError) -> None:
+        """Take over anew: what is read or known of the partition is not what it should be."""
+        self._lost = error
+        self._wake.set()
+
+    def end(self) -> None:
+        """Commit once more and let go: `run` returns soon."""
+        self._ending.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Own the partition until `end`. Raises `UserError` where trying again cannot help, else what failed last."""
+        failures = 0
+        while not self._ending.is_set():
+            owner = self._host.owner(self.where, small=self._small)
+            self._lost = None
+            try:
+                async with asyncio.timeout(_TAKE_OVER_WITHIN_S):
+                    await owner.take_over()
+                await self._host.begin(self.where, owner.partition)
+                failures = await self._commit_until_end(owner, failures)
+            except (CommitFailedError, IllegalStateError) as error:
+                # The group has given the partition to somebody else, or is about to tell.
+                log.info("partition_not_ours", partition=self.where.partition, error=repr(error))
+                await self._pause(_BACKOFF_S)
+            except Lost as error:
+                failures += self._host.broker_is_up()
+                self._say(error, failures)
+                if failures >= _MOST_FAILURES:
+                    raise
+                await self._pause(min(_BACKOFF_S * 2**failures, _MAX_BACKOFF_S))
+            finally:
+                self._host.end(self.where, owner.partition)
+                await _bounded(owner.close())
+
+    async def _commit_until_end(self, owner: Owner, failures: int) -> int:
+        """Commit until `end`, and once more then; return how often it has failed in a row."""
+        while True:
+            ending = self._ending.is_set()
+            started_s = asyncio.get_running_loop().time()
+            async with asyncio.timeout(self._commit_within_s):
+                unsaved = await owner.commit()
+            if unsaved is not None:
+                failures = 0
+                self._host.committed(self.where, unsaved, asyncio.get_running_loop().time() - started_s)
+            if self._lost is not None:
+                raise self._lost
+            if ending:
+                return failures
+            await self._due()
+
+    async def _due(self) -> None:
+        """Wait until the next transaction is due."""
+        await self._pause(_LEAST_INTERVAL_S)
+        try:
+            async with asyncio.timeout(self._interval_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long, or until `end`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._ending.wait()
+        except TimeoutError:
+            return
+
+    def _say(self, error: BaseException, failures: int) -> None:
+        if isinstance(error, MessageSizeTooLargeError):
+            if self._small:
+                raise UserError(
+                    f"partition {self.where.partition}: even in its smallest form this is too large a message for the "
+                    f"broker ({error}): give all topics that the daemon writes a max.message.bytes of 1 MiB"
+                ) from error
+            self._small = True
+        if isinstance(error, _Forbidden):
+            raise UserError(
+                f"partition {self.where.partition}: the broker does not allow it: {error!r}. loggpt-stream doctor "
+                "tells what the daemon's user must be allowed"
+            ) from error
+        fenced = isinstance(error, ProducerFenced)
+        log.warning(
+            "partition_fenced" if fenced else "partition_lost",
+            partition=self.where.partition,
+            error=repr(error),
+            failures=failures,
+        )
+
+
+async def _bounded(closing: Any) -> None:  # noqa: ANN401 - a coroutine
+    try:
+        async with asyncio.timeout(5.0):
+            await closing
+    except Lost as error:
+        log.warning("producer_left_open", error=repr(error))

@@ -1,0 +1,136 @@
+"""One input partition's place in Kafka: a transactional producer, and the state partition that it writes.
+
+`take_over` fences whoever had the partition before (KIP-98: initialising a transactional id raises its epoch and ends
+its open transaction), and reads what was committed. `commit` writes alerts, dead letters and state in one transaction.
+Whatever goes wrong, and wherever: close this, and take over anew. The log then says what happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka.errors import IllegalOperation, KafkaError
+
+from loggpt_stream.daemon.alert import Message
+from loggpt_stream.daemon.ledger import BARRIER
+from loggpt_stream.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from aiokafka import TopicPartition
+
+log = get_logger(__name__)
+
+_STOP_WITHIN_S: Final = 3.0
+_POLL_MS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message and where it goes; the key decides on the partition where `partition` is None."""
+
+    topic: str
+    message: Message
+    partition: int | None = None
+
+
+class TransactionalLog:
+    """The log of one input partition, from `take_over` to `close`. Not shared between tasks."""
+
+    def __init__(self, state: TopicPartition, make_producer: Callable[[], Any], make_reader: Callable[[], Any]) -> None:
+        """`state`: the partition's own state partition.
+
+        make_producer: returns a producer, not started, with the partition's transactional id. make_reader: returns a
+        `read_committed` consumer without a group, not started.
+        """
+        self._state = state
+        self._make_producer = make_producer
+        self._make_reader = make_reader
+        self._producer: Any = None
+
+    async def take_over(self) -> list[tuple[bytes | None, bytes | None]]:
+        """Fence the owner before, and return key and value of each committed record of the state partition.
+
+        Raises `KafkaError` or `OSError`. The reading ends at a barrier that it writes itself, not at an end offset:
+        behind the last record stand control records, and compaction leaves holes.
+        """
+        self._producer = self._make_producer()
+        await self._producer.start()
+        barrier = Outgoing(self._state.topic, Message(BARRIER, uuid.uuid4().bytes, ()), self._state.partition)
+        (written,) = await self._commit([barrier])
+        reader = self._make_reader()
+        try:
+            await reader.start()
+            reader.assign([self._state])
+            await reader.seek_to_beginning(self._state)
+            return await self._read_up_to(written.offset, reader)
+        finally:
+            await reader.stop()
+
+    async def commit(self, outgoing: Iterable[Outgoing]) -> None:
+        """Write all of it, or nothing. Raises `KafkaError` or `OSError`: then nobody knows which of the two."""
+        try:
+            await self._commit(outgoing)
+        except (AssertionError, IllegalOperation) as error:
+            # aiokafka says so of a producer that failed between two transactions.
+            raise KafkaError(f"the producer is of no more use: {error!r}") from error
+
+    async def close(self) -> None:
+        """Let go of the producer; an open transaction is left to the next owner, or to its time limit."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await producer.stop()
+
+    async def _commit(self, outgoing: Iterable[Outgoing]) -> list[Any]:
+        await self._producer.begin_transaction()
+        sent = []
+        for each in outgoing:
+            message = each.message
+            headers = list(message.headers)
+            sent.append(
+                await self._producer.send(
+                    each.topic, message.value, key=message.key, partition=each.partition, headers=headers
+                )
+            )
+        # commit_transaction would succeed all the same where one of them was not delivered.
+        written = await _delivered(sent)
+        await self._producer.commit_transaction()
+        return written
+
+    async def _read_up_to(self, barrier_offset: int, reader: Any) -> list[tuple[bytes | None, bytes | None]]:  # noqa: ANN401 - aiokafka is untyped
+        found: list[tuple[bytes | None, bytes | None]] = []
+        while True:
+            for records in (await reader.getmany(self._state, timeout_ms=_POLL_MS)).values():
+                for record in records:
+                    if record.offset >= barrier_offset:
+                        return found
+                    found.append((record.key, record.value))
+
+
+async def _delivered(sent: Sequence[Awaitable[Any]]) -> list[Any]:
+    """Wait for every delivery, those after a failed one too, and return what the broker said of each."""
+    failed: KafkaError | None = None
+    said = []
+    for each in sent:
+        try:
+            said.append(await each)
+        except KafkaError as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return said
+
+
+async def stop_client(client: Any) -> None:  # noqa: ANN401 - aiokafka is untyped
+    """Stop a Kafka client, and within a few seconds: one whose broker is away may wait for it."""
+    if client is None:
+        return
+    try:
+        async with asyncio.timeout(_STOP_WITHIN_S):
+            await client.stop()
+    except (TimeoutError, KafkaError, OSError) as error:
+        log.warning("client_left_open", client=type(client).__name__, error=repr(error))
