@@ -123,12 +123,13 @@ class KafkaServer:
     """Brokers from `with` to the end of its block; each is broker and controller at once.
 
     folder: where logs and data go; the data is removed at the end, the brokers' own logs stay.
-    brokers: how many. heap_mb: Java heap of each.
+    brokers: how many. heap_mb: Java heap of each. settings: of each broker, over those that all tests want.
     """
 
     folder: Path
     brokers: int = 1
     heap_mb: int = 300
+    settings: Mapping[str, object] = field(default_factory=dict)
     _nodes: list[_Broker] = field(default_factory=list)
     # A broker dies with the *thread* that started it: so one thread, which lives as long as this object is in use.
     _keeper: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "kafka-keeper"))
@@ -189,7 +190,7 @@ class KafkaServer:
         cluster_id = "K" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
         voters = ",".join(f"{node.node}@127.0.0.1:{node.controller_port}" for node in self._nodes)
         for node in self._nodes:
-            (node.folder / "server.properties").write_text(_properties(node, voters, self.brokers))
+            (node.folder / "server.properties").write_text(_properties(node, voters, self.brokers, self.settings))
             command = [*_java(libs, 128), "kafka.tools.StorageTool", "format", "-t", cluster_id]
             told = subprocess.run(
                 [*command, "-c", str(node.folder / "server.properties")], capture_output=True, text=True, check=False
@@ -241,7 +242,7 @@ def _java(libs: Path, heap_mb: int) -> list[str]:
     return ["java", *tuning, *logging, "-cp", f"{libs}/*"]
 
 
-def _properties(node: _Broker, voters: str, brokers: int) -> str:
+def _properties(node: _Broker, voters: str, brokers: int, more: Mapping[str, object]) -> str:
     min_in_sync = min(2, brokers)
     settings = {
         "process.roles": "broker,controller",
@@ -271,7 +272,7 @@ def _properties(node: _Broker, voters: str, brokers: int) -> str:
         "broker.session.timeout.ms": 4000,
         "broker.heartbeat.interval.ms": 500,
     }
-    return "".join(f"{name}={value}\n" for name, value in settings.items())
+    return "".join(f"{name}={value}\n" for name, value in {**settings, **more}.items())
 
 
 def _free_ports(count: int) -> list[int]:
