@@ -1,0 +1,229 @@
+"""What must be true of topics before the daemon may read: looked up, judged, and said with what to do.
+
+`refusal` is for the daemon, `must_hold` for the doctor: both speak the same words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka.admin.config_resource import ConfigResourceType
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    NoError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.protocol.admin import DescribeConfigsRequest
+from aiokafka.protocol.metadata import MetadataRequest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+
+    from loggpt_stream.daemon.settings import DaemonSettings
+    from loggpt_stream.settings import KafkaSettings
+
+ANSWER_WITHIN_S: Final = 15.0
+POLICY: Final = "cleanup.policy"
+
+
+class Level(StrEnum):
+    """How a check ended. Only a failure keeps the daemon from its work."""
+
+    OK = "ok"
+    WARNING = "warn"
+    FAILURE = "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: how it ended, what was found, and what to do if that is not as it should be."""
+
+    check: str
+    level: Level
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as the broker describes it.
+
+    replicas: of the partition that has fewest. leaderless: partitions that nobody can read or write now.
+    configs: name to value, defaults too; None where we may not see them.
+    """
+
+    name: str
+    partitions: int
+    replicas: int
+    leaderless: int
+    configs: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The brokers, the topics that exist of those asked for, and those of which we may not know whether they do."""
+
+    brokers: int
+    topics: Mapping[str, Topic]
+    hidden: frozenset[str]
+
+
+@asynccontextmanager
+async def kafka_client(kafka: KafkaSettings) -> AsyncIterator[Any]:
+    """Connect for plain requests. Raises `KafkaError` or `TimeoutError` where no broker answers."""
+    client = AIOKafkaClient(**kafka.client_options())
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            await client.bootstrap()
+        yield client
+    finally:
+        await client.close()
+
+
+def wanted_topics(settings: DaemonSettings) -> dict[str, str]:
+    """Return the daemon's topics by what they are for."""
+    named = {
+        "input topic": settings.input_topic,
+        "state topic": settings.state_topic,
+        "alert topic": settings.alert_topic,
+        "dead letter topic": settings.dead_letter_topic,
+        "score topic": settings.score_topic,
+    }
+    return {role: name for role, name in named.items() if name}
+
+
+async def look_up(client: Any, names: Iterable[str], node: int | None = None) -> Cluster:  # noqa: ANN401 - aiokafka is untyped
+    """Return what a broker (`node`, or any) says of these topics; nothing is created by asking. Raises `KafkaError`."""
+    node = client.get_random_node() if node is None else node
+    # Auto-creation would make a missing topic with the broker's defaults, which are the wrong ones for ours.
+    answer = await client.send(node, MetadataRequest(sorted(set(names)), allow_auto_topic_creation=False))
+    described, hidden = {}, set()
+    for topic in answer.to_object()["topics"]:
+        error = for_code(topic["error_code"])
+        if error is TopicAuthorizationFailedError:
+            hidden.add(topic["topic"])
+        elif error is not UnknownTopicOrPartitionError and topic["partitions"]:
+            described[topic["topic"]] = topic["partitions"]
+    configs = await _configs(client, described, node)
+    topics = {
+        name: Topic(
+            name,
+            partitions=len(parts),
+            replicas=min(len(part["replicas"]) for part in parts),
+            leaderless=sum(part["leader"] < 0 for part in parts),
+            configs=configs.get(name),
+        )
+        for name, parts in described.items()
+    }
+    return Cluster(len(answer.brokers), topics, frozenset(hidden))
+
+
+async def _configs(client: Any, names: Iterable[str], node: int) -> dict[str, dict[str, str]]:  # noqa: ANN401 - aiokafka is untyped
+    resources = [(ConfigResourceType.TOPIC, name, None) for name in names]
+    if not resources:
+        return {}
+    answer = await client.send(node, DescribeConfigsRequest(resources, include_synonyms=False))
+    found = {}
+    for code, message, _, name, entries in answer.resources:
+        error = for_code(code)
+        if error is NoError:
+            found[name] = {entry[0]: entry[1] for entry in entries}
+        elif error not in (TopicAuthorizationFailedError, ClusterAuthorizationFailedError):
+            raise error(f"configuration of topic {name}: {message}")
+    return found
+
+
+def must_hold(settings: DaemonSettings, cluster: Cluster) -> Iterator[Finding]:
+    """Yield what keeps the daemon from starting: topics that are missing, or a state topic that cannot keep state."""
+    for role, name in wanted_topics(settings).items():
+        if name in cluster.hidden:
+            yield Finding(
+                role,
+                Level.FAILURE,
+                f"{name}: {settings.kafka.username or 'an anonymous user'} may not describe it",
+                f"kafka-acls.sh: allow Describe on topic {name}; the daemon needs "
+                + ("Read too" if role == "input topic" else "Read and Write too" if "state" in role else "Write too"),
+            )
+        elif name not in cluster.topics:
+            yield Finding(role, Level.FAILURE, f"{name} does not exist", _creation(settings, role, name, cluster))
+        elif cluster.topics[name].leaderless:
+            topic = cluster.topics[name]
+            yield Finding(
+                role,
+                Level.FAILURE,
+                f"{name}: {topic.leaderless} of {topic.partitions} partitions have no leader",
+                "start the brokers that hold them: kafka-topics.sh --describe --unavailable-partitions names them",
+            )
+    yield from _state_fits(settings, cluster)
+
+
+def _creation(settings: DaemonSettings, role: str, name: str, cluster: Cluster) -> str:
+    same = "with the same settings, or"
+    told = f"kafka-topics.sh --bootstrap-server {settings.kafka.bootstrap} --create --topic {name}"
+    if role == "input topic":
+        return f"loggpt-stream doctor --create-topics --partitions N {same} {told} --partitions N"
+    if role == "state topic":
+        source = cluster.topics.get(settings.input_topic)
+        count = source.partitions if source else "AS_MANY_AS_THE_INPUT"
+        told += f" --partitions {count} --config {POLICY}=compact"
+    return f"loggpt-stream doctor --create-topics {same} {told}"
+
+
+def _state_fits(settings: DaemonSettings, cluster: Cluster) -> Iterator[Finding]:
+    state, source = cluster.topics.get(settings.state_topic), cluster.topics.get(settings.input_topic)
+    if state is None:
+        return
+    if source is not None and state.partitions != source.partitions:
+        found = (
+            f"{state.name} has {state.partitions} partitions and the input {source.name} has {source.partitions}: "
+            "each partition's state has its own"
+        )
+        if state.partitions < source.partitions:
+            remedy = (
+                f"kafka-topics.sh --bootstrap-server {settings.kafka.bootstrap} --alter --topic {state.name} "
+                f"--partitions {source.partitions}"
+            )
+        else:
+            remedy = (
+                "it may belong to another input: name a topic of its own with --state-topic, and run the doctor again"
+            )
+        yield Finding("state topic", Level.FAILURE, found, remedy)
+    policy = (state.configs or {}).get(POLICY, "compact")
+    if policy != "compact":
+        yield Finding(
+            "state topic",
+            Level.FAILURE,
+            f"{state.name} has {POLICY}={policy}: Kafka would delete the state of open sessions",
+            alter_config(settings, state.name, f"{POLICY}=compact"),
+        )
+
+
+def alter_config(settings: DaemonSettings, topic: str, config: str) -> str:
+    """Return the command that sets a topic's configuration."""
+    return (
+        f"kafka-configs.sh --bootstrap-server {settings.kafka.bootstrap} --alter --entity-type topics "
+        f"--entity-name {topic} --add-config {config}"
+    )
+
+
+async def refusal(settings: DaemonSettings) -> str | None:
+    """Return why the daemon must not start reading, in the doctor's words, a finding a line; None where it may.
+
+    Raises `KafkaError`, `OSError` or `TimeoutError` where the broker does not answer: to wait for it is the caller's.
+    `UserError` for an unusable CA file.
+    """
+    async with kafka_client(settings.kafka) as client, asyncio.timeout(ANSWER_WITHIN_S):
+        cluster = await look_up(client, wanted_topics(settings).values())
+    lines = [
+        f"{finding.check}: {finding.found}. To put it right: {finding.remedy}"
+        for finding in must_hold(settings, cluster)
+        if finding.level is Level.FAILURE
+    ]
+    return "\n".join(lines) or None
