@@ -3,121 +3,122 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from dataclasses import dataclass
+import time
 from typing import TYPE_CHECKING, Final
 
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
+from pydantic import Field
 
+from loggpt_stream.checks.cluster import check_brokers, check_permissions, check_version
+from loggpt_stream.checks.create import create_topics
+from loggpt_stream.checks.group import check_group
+from loggpt_stream.checks.host import check_bundle, check_device, check_port
+from loggpt_stream.checks.topics import check_topics
+from loggpt_stream.checks.traffic import check_traffic
 from loggpt_stream.daemon.settings import DaemonSettings
+from loggpt_stream.daemon.topics import Finding, Level, kafka_client, look_up, wanted_topics
 from loggpt_stream.errors import UserError
 from loggpt_stream.logs import configure
-from loggpt_stream.model.bundle import load_bundle
-from loggpt_stream.model.gpt import choose_device
 from loggpt_stream.settings import load
+from loggpt_stream.terminal import coloured, printable, width, wrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
+
+    from loggpt_stream.model.bundle import Bundle
 
 _DESCRIPTION: Final = """\
-Check what the daemon needs, with the daemon's own settings: bundle, device, HTTP port, broker, topics.
+Check what the daemon needs, with the daemon's own settings, and say what to do about each finding.
 
   loggpt-stream doctor --config configs/daemon.yaml
+  loggpt-stream doctor --config configs/daemon.yaml --create-topics --partitions 8
 
-Prints one row a check with what to do about each finding; exits with 1 where the daemon could not work."""
+On this machine: bundle, device, HTTP port. In Kafka: brokers and version; whether the group may be joined and
+transactions be used; whether the topics exist and keep what they are given (partitions, compaction, replicas, retention
+against the longest session); who is in the group and how far behind it is. In the newest records of the input: whether
+a session's lines are on one partition, how many belong to no session, which shapes they have, what is undecodable, and
+whether clocks run ahead. Nothing is written but an empty, aborted transaction.
 
-_ANSWER_WITHIN_S: Final = 15.0
+--create-topics first makes the topics that are missing: the state topic compacted and with as many partitions as the
+input; the input with --partitions (4), if it is missing too; each with up to 3 replicas, of which 2 in sync. What
+exists is left as it is.
+
+Exits with 1 where there is a failure: the daemon would not start, or would lose or mistake something. A warning is
+worth a look."""
+
+_COLOUR: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red"}
+_CHECK_COLUMNS: Final = 18
+_FOUND_AT: Final = 6 + _CHECK_COLUMNS
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check: whether it is as it should be, what was found, and what to do if not."""
+class DoctorSettings(DaemonSettings):
+    """Settings of `loggpt-stream doctor`: the daemon's, and what to create."""
 
-    check: str
-    ok: bool
-    found: str
-    remedy: str = ""
+    create_topics: bool = Field(default=False, description="create the topics that are missing, then check")
+    partitions: int | None = Field(None, gt=0, description="of a missing input topic, with --create-topics (4)")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print every finding; return 1 where one is not ok."""
-    settings = load(DaemonSettings, argv, prog="loggpt-stream doctor", description=_DESCRIPTION)
+    """Print every finding; return 1 where one is a failure."""
+    settings = load(DoctorSettings, argv, prog="loggpt-stream doctor", description=_DESCRIPTION)
     configure(level="error")
-    findings = [*check_host(settings), *asyncio.run(check_kafka(settings))]
-    for finding in findings:
-        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check:<10}  {finding.found}")
-        if finding.remedy:
-            print(f"      {'':<10}  → {finding.remedy}")
-    return 0 if all(finding.ok for finding in findings) else 1
+    return asyncio.run(_examine(settings))
 
 
-def check_host(settings: DaemonSettings) -> Iterator[Finding]:
-    """Yield the findings on bundle, device and port."""
-    try:
-        bundle = load_bundle(settings.bundle)
-    except UserError as error:
-        yield Finding("bundle", ok=False, found=str(error))
+async def _examine(settings: DoctorSettings) -> int:
+    bundle_finding, bundle = check_bundle(settings)
+    levels = [_show(each) for each in (bundle_finding, check_device(settings), check_port(settings))]
+    levels += [_show(each) async for each in check_kafka(settings, bundle)]
+    failures, warnings = levels.count(Level.FAILURE), levels.count(Level.WARNING)
+    if not failures and not warnings:
+        print(coloured("\nAll is well. Start the daemon with the same settings: loggpt-stream run", "bold"))
     else:
-        kinds = ", ".join(
-            f"{kind}: {each.combination} > {each.threshold:.2f}, false alarms {each.false_alarm_rate:.2%}"
-            for kind, each in (bundle.calibration.kinds if bundle.calibration else {}).items()
-        )
-        yield Finding("bundle", ok=True, found=f"{settings.bundle} model {bundle.model_fingerprint} ({kinds})")
-    try:
-        yield Finding("device", ok=True, found=str(choose_device(settings.device)))
-    except UserError as error:
-        yield Finding("device", ok=False, found=str(error))
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.http_host, settings.http_port))
-        except OSError as error:
-            yield Finding(
-                "http port",
-                ok=False,
-                found=f"{settings.http_port} on {settings.http_host}: {error.strerror}",
-                remedy="stop what listens there, or choose another with --http-port",
-            )
-        else:
-            yield Finding("http port", ok=True, found=f"{settings.http_port} is free")
-
-
-async def check_kafka(settings: DaemonSettings) -> list[Finding]:
-    """Return the findings on broker and topics."""
-    bootstrap = settings.kafka.bootstrap
-    try:
-        client = AIOKafkaAdminClient(**settings.kafka.client_options())
-    except UserError as error:
-        return [Finding("broker", ok=False, found=str(error))]
-    try:
-        async with asyncio.timeout(_ANSWER_WITHIN_S):
-            await client.start()
-            topics = {topic["topic"]: topic for topic in await client.describe_topics()}
-    except (KafkaError, OSError, TimeoutError) as error:
-        return [
-            Finding(
-                "broker",
-                ok=False,
-                found=f"{bootstrap} does not answer: {error!r}",
-                remedy="check --kafka.bootstrap, the network between, and kafka.security_protocol",
-            )
+        said = [
+            f"{count} {what}{'s' * (count > 1)}"
+            for count, what in ((failures, "failure"), (warnings, "warning"))
+            if count
         ]
-    finally:
-        await client.close()
-    findings = [Finding("broker", ok=True, found=f"{bootstrap} answers, {len(topics)} topics")]
-    wanted = [settings.input_topic, settings.alert_topic, settings.dead_letter_topic, settings.score_topic]
-    for name in filter(None, wanted):
-        topic = topics.get(name)
-        if topic is None:
-            findings.append(
-                Finding(
-                    "topic",
-                    ok=False,
-                    found=f"{name} does not exist",
-                    remedy=f"kafka-topics.sh --bootstrap-server {bootstrap} --create --topic {name} --partitions 4",
-                )
-            )
-        else:
-            findings.append(Finding("topic", ok=True, found=f"{name}, {len(topic['partitions'])} partitions"))
-    return findings
+        end = "put the failures right before the daemon starts" if failures else "the daemon can start"
+        print(coloured(f"\n{' and '.join(said)}: {end}", "bold"))
+    return 1 if failures else 0
+
+
+def _show(finding: Finding) -> Level:
+    mark = coloured(f"{finding.level:<4}", _COLOUR[finding.level])
+    print(f"{mark}  {finding.check:<{_CHECK_COLUMNS}}{wrapped(printable(finding.found), _FOUND_AT, width())}")
+    if finding.remedy:
+        # Not wrapped: many are commands to copy.
+        print(f"{'':<{_FOUND_AT}}→ {printable(finding.remedy)}")
+    return finding.level
+
+
+async def check_kafka(settings: DoctorSettings, bundle: Bundle | None) -> AsyncIterator[Finding]:
+    """Yield the findings on brokers, topics, input and group; first create what is missing, where that is asked for."""
+    try:
+        async with kafka_client(settings.kafka) as client:
+            cluster = await look_up(client, wanted_topics(settings).values())
+            yield check_brokers(settings, cluster)
+            yield await check_version(client)
+            if settings.create_topics:
+                for created in await create_topics(client, settings, cluster, settings.partitions):
+                    yield Finding("created", Level.OK, created)
+                cluster = await look_up(client, wanted_topics(settings).values())
+            for finding in check_topics(settings, cluster, bundle):
+                yield finding
+            for finding in await check_permissions(client, settings, cluster):
+                yield finding
+        source = cluster.topics.get(settings.input_topic)
+        if source is not None and not source.leaderless:
+            rules = bundle.meaning.session_rules if bundle else None
+            for finding in await check_traffic(settings, source, rules, time.time()):
+                yield finding
+            yield await check_group(settings, source)
+    except UserError as error:
+        yield Finding("brokers", Level.FAILURE, str(error))
+    except (KafkaError, OSError, TimeoutError) as error:
+        yield Finding(
+            "brokers",
+            Level.FAILURE,
+            f"{settings.kafka.bootstrap} does not answer: {error!r}",
+            "check --kafka.bootstrap, the network between, and kafka.security_protocol",
+        )

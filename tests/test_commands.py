@@ -1,8 +1,7 @@
-"""The commands: each teaches, unknown ones are errors, doctor finds what is wrong and says what to do."""
+"""The commands: each teaches, unknown ones are errors, settings in files load."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 from contextlib import suppress
@@ -17,14 +16,12 @@ import trainer.cli
 from loggpt_stream import cli
 from loggpt_stream.daemon.settings import DaemonSettings
 from loggpt_stream.settings import load
-from tests.daemon_process import Topics
 from tests.tiny_bundle import NOVA34, tiny_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from loggpt_stream.model.bundle import Bundle
-    from tests.kafka_server import KafkaServer
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -95,26 +92,3 @@ def test_replay_writes_alerts_and_scores_and_says_what_it_read(
     assert {each["id"] for each in scored if each["anomalous"]} == {each["event"]["id"] for each in alerts}
     assert 0 < len(alerts) < len(scored)
     assert "40252 records" in capsys.readouterr().err
-
-
-async def test_doctor_is_content_where_all_is_there_and_names_what_is_not(
-    kafka: KafkaServer, bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    topics = await Topics.create(kafka.bootstrap, partitions=3)
-    flags = [*topics.flags(), "--bundle", str(bundle.path), "--http-port", "0"]
-    assert await asyncio.to_thread(cli.main, ["doctor", *flags]) == 0
-    out = capsys.readouterr().out
-    assert "FAIL" not in out
-    assert f"{topics.input}, 3 partitions" in out
-    flags += ["--alert-topic", "not-there", "--bundle", str(tmp_path / "none"), "--device", "cuda:99"]
-    assert await asyncio.to_thread(cli.main, ["doctor", *flags]) == 1
-    out = capsys.readouterr().out
-    assert out.count("FAIL") >= 2
-    assert "--create --topic not-there" in out
-    assert "loggpt-train" in out
-
-
-def test_doctor_says_that_the_broker_does_not_answer(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--kafka.bootstrap", "127.0.0.1:9", "--bundle", str(bundle.path), "--http-port", "0"]
-    assert cli.main(["doctor", *flags]) == 1
-    assert "127.0.0.1:9 does not answer" in capsys.readouterr().out

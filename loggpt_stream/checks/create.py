@@ -1,0 +1,84 @@
+"""`loggpt-stream doctor --create-topics`: make the topics that are missing, as the daemon needs them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import NoError, TopicAlreadyExistsError, for_code
+
+from loggpt_stream.checks.topics import STATE_SEGMENT_BYTES
+from loggpt_stream.daemon.topics import ANSWER_WITHIN_S, POLICY, look_up, wanted_topics
+from loggpt_stream.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from loggpt_stream.daemon.settings import DaemonSettings
+    from loggpt_stream.daemon.topics import Cluster
+
+_REPLICAS: Final = 3
+_IN_SYNC: Final = 2
+_WEEK_MS: Final = 7 * 86_400_000
+_MONTH_MS: Final = 30 * 86_400_000
+_DEFAULT_PARTITIONS: Final = 4
+
+
+async def create_topics(client: Any, settings: DaemonSettings, cluster: Cluster, partitions: int | None) -> list[str]:  # noqa: ANN401 - aiokafka is untyped
+    """Create what is missing, wait until every broker knows it, and return a sentence for each topic.
+
+    What exists is left as it is.
+
+    partitions: of the input topic, if that is missing. Raises `UserError` where the broker refuses.
+    """
+    wanted = list(missing_topics(settings, cluster, partitions))
+    if not wanted:
+        return []
+    admin = AIOKafkaAdminClient(**settings.kafka.client_options())
+    try:
+        await admin.start()
+        answer = await admin.create_topics(wanted)
+    finally:
+        await admin.close()
+    for name, code, *message in answer.topic_errors:
+        error = for_code(code)
+        # Somebody may have been as quick as we.
+        if error not in (NoError, TopicAlreadyExistsError):
+            said = f": {message[0]}" if message and message[0] else ""
+            raise UserError(
+                f"topic {name} could not be created ({error.__name__}{said}): let whoever may do so run "
+                "loggpt-stream doctor --create-topics, or create it by the command that the doctor shows."
+            )
+    async with asyncio.timeout(ANSWER_WITHIN_S):
+        for broker in client.cluster.brokers():
+            while not _led(await look_up(client, [topic.name for topic in wanted], broker.nodeId), len(wanted)):  # noqa: ASYNC110 - brokers do not call
+                await asyncio.sleep(0.1)
+    return [
+        f"{topic.name}: {topic.num_partitions} partitions, {topic.replication_factor} replicas, "
+        + ", ".join(f"{name}={value}" for name, value in topic.topic_configs.items())
+        for topic in wanted
+    ]
+
+
+def _led(cluster: Cluster, count: int) -> bool:
+    return len(cluster.topics) == count and not any(topic.leaderless for topic in cluster.topics.values())
+
+
+def missing_topics(settings: DaemonSettings, cluster: Cluster, partitions: int | None) -> Iterator[NewTopic]:
+    """Yield the topics to create. Replicas and those in sync are as many as the brokers allow, up to 3 and 2."""
+    replicas = min(_REPLICAS, cluster.brokers)
+    source = cluster.topics.get(settings.input_topic)
+    counted = source.partitions if source else partitions or _DEFAULT_PARTITIONS
+    safe = {"min.insync.replicas": str(min(_IN_SYNC, replicas)), "unclean.leader.election.enable": "false"}
+    for role, name in wanted_topics(settings).items():
+        if name in cluster.topics or name in cluster.hidden:
+            continue
+        if role == "state topic":
+            # Small segments and an eager cleaner: what a takeover has to read stays near to what is live.
+            configs = {POLICY: "compact", "segment.bytes": str(STATE_SEGMENT_BYTES), "min.cleanable.dirty.ratio": "0.1"}
+        else:
+            kept_ms = _MONTH_MS if role in ("alert topic", "dead letter topic") else _WEEK_MS
+            configs = {POLICY: "delete", "retention.ms": str(kept_ms)}
+        shared = counted if role in ("input topic", "state topic") else min(counted, _DEFAULT_PARTITIONS)
+        yield NewTopic(name, shared, replicas, topic_configs={**configs, **safe, "max.message.bytes": "1048588"})

@@ -1,0 +1,68 @@
+"""Text for a terminal: what others wrote is made harmless, what we write is wrapped and coloured."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+from typing import Final
+
+_COLOURS: Final = {"green": 32, "yellow": 33, "red": 31, "dim": 2, "bold": 1}
+_WIDTH_OF_A_FILE: Final = 160
+_WIDEST: Final = 140
+
+
+def printable(text: str | bytes, max_chars: int | None = None) -> str:
+    r"""Return text with everything escaped that a terminal could act on, and cut to `max_chars`.
+
+    Escape sequences, line ends, invisible and direction-changing characters, and bytes that are no UTF-8 come out as
+    `\x1b`, `\n`, `\u202e`, `\xff`.
+    """
+    if isinstance(text, bytes):
+        # A character has at most four bytes: no need to look at a megabyte for a line of it.
+        text = (text if max_chars is None else text[: 4 * max_chars + 4]).decode(errors="surrogateescape")
+    pieces: list[str] = []
+    used = 0
+    for character in text:
+        piece = _escaped(character)
+        used += len(piece)
+        if max_chars is not None and used > max_chars:
+            while pieces and used - len(piece) > max_chars - 1:
+                used -= len(pieces.pop())
+            return "".join([*pieces, "…"])
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+def _escaped(character: str) -> str:
+    if character == "\\":
+        return "\\\\"
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # noqa: PLR2004 - PEP 383: a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def width() -> int:
+    """Return how many characters a line may have."""
+    if not sys.stdout.isatty():
+        return _WIDTH_OF_A_FILE
+    return max(60, min(_WIDEST, shutil.get_terminal_size().columns))
+
+
+def coloured(text: str, colour: str) -> str:
+    """Return text in a colour where standard output is a terminal, and NO_COLOR is not set (https://no-color.org)."""
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m"
+
+
+def wrapped(text: str, indent: int, columns: int) -> str:
+    """Return text in lines of at most `columns`, all but the first indented; words (paths, commands) stay whole."""
+    lines = textwrap.wrap(
+        text, max(20, columns - indent), break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
+    return ("\n" + " " * indent).join(lines)
