@@ -52,17 +52,17 @@ def read_topic(
     Raises `UserError` where the broker or the topic is not there, or the broker stops answering.
     """
     gathered = _Gathered(rules, mask_rules, shape)
-    asyncio.run(_gather(gathered, kafka, _Span(topic, from_s, to_s), watch))
+    asyncio.run(_gather(gathered, kafka, Span(topic, from_s, to_s), watch))
     return gathered.corpus()
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
+class Span:
     """Which records: those of a topic with from_s <= timestamp < to_s (epoch seconds; None: no bound)."""
 
     topic: str
-    from_s: float | None
-    to_s: float | None
+    from_s: float | None = None
+    to_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -102,12 +102,21 @@ class _Gathered:
         return corpus
 
 
-async def _gather(gathered: _Gathered, kafka: KafkaSettings, span: _Span, watch: Callable[[Reading], None]) -> None:
+async def _gather(gathered: _Gathered, kafka: KafkaSettings, span: Span, watch: Callable[[Reading], None]) -> None:
+    async for records in record_batches(kafka, span):
+        for record in records:
+            gathered.add(record)
+        watch(gathered.reading)
+
+
+async def record_batches(kafka: KafkaSettings, span: Span) -> AsyncIterator[list[Record]]:
+    """Yield the committed records of `span`, each list from one partition, in order.
+
+    Raises `UserError` where the broker or the topic is not there, or the broker stops answering.
+    """
     try:
         async for records in _batches(kafka, span):
-            for record in records:
-                gathered.add(record)
-            watch(gathered.reading)
+            yield records
     except KafkaConnectionError as error:
         raise UserError(
             f"no Kafka at {kafka.bootstrap} ({error}): check --kafka.bootstrap, and that the broker is up."
@@ -116,8 +125,7 @@ async def _gather(gathered: _Gathered, kafka: KafkaSettings, span: _Span, watch:
         raise UserError(f"Kafka at {kafka.bootstrap} did not let topic {span.topic} be read: {error!r}.") from error
 
 
-async def _batches(kafka: KafkaSettings, span: _Span) -> AsyncIterator[list[Record]]:
-    """Yield the records of `span`, each list from one partition, in order."""
+async def _batches(kafka: KafkaSettings, span: Span) -> AsyncIterator[list[Record]]:
     partitions = await _partitions(kafka, span.topic)
     consumer = AIOKafkaConsumer(
         **kafka.client_options(),
