@@ -19,7 +19,8 @@ loggpt-stream {__version__}: finds abnormal sessions in OpenStack logs
   loggpt-stream run        the daemon: log records from Kafka in, alerts to Kafka out
   loggpt-stream replay     score log files offline through the same code, alerts as JSON lines
   loggpt-stream simulate   make load: recorded OpenStack sessions with fresh ids, hosts and times
-  loggpt-stream doctor     check settings, bundle, device, broker and topics, with a remedy for each finding
+  loggpt-stream doctor     check bundle, device, Kafka and the input, with a remedy for each finding; create topics
+  loggpt-stream dead-letters  records that could not be read: list and explain them, put them back
   loggpt-stream demo       train, calibrate, stream and alert on the logs that ship with the package, in minutes
 
 Each has a --help with examples. What the daemon loads is made by two more commands:
@@ -44,6 +45,7 @@ _COMMANDS: Final = {
     "replay": "loggpt_stream.replay",
     "simulate": "loggpt_stream.simulator.cli",
     "doctor": "loggpt_stream.doctor",
+    "dead-letters": "loggpt_stream.dead_letters.cli",
     "demo": "loggpt_stream.demo",
 }
 

@@ -43,7 +43,7 @@ KNOWN_KEYS: Final = frozenset(
     report resume score_topic scores search search_minutes search_trials seed select sessions shape shutdown_grace_s
     speed splits start test_cache threads time_scale to tokenizer topic training truth unkeyed validation
     validation_fraction
-    create_topics partitions state_topic
+    again create_topics dry_run from_offset limit partition partitions reason state_topic to_offset
     """.split()  # noqa: SIM905 - a list of a word a line would be sixty lines
 )
 

@@ -40,6 +40,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         (cli.main, ["replay", "--help"], "JSON lines"),
         (cli.main, ["simulate", "--help"], "--failure-share"),
         (cli.main, ["doctor", "--help"], "what to do"),
+        (cli.main, ["dead-letters", "--help"], "back to the input topic"),
+        (cli.main, ["dead-letters", "list", "--help"], "--limit"),
+        (cli.main, ["dead-letters", "explain", "--help"], "what to do"),
+        (cli.main, ["dead-letters", "reinject", "--help"], "exactly once"),
         (cli.main, ["demo", "--help"], "Ctrl-C"),
         (trainer.cli.main, ["--help"], "loggpt-calibrate"),
         (calibrate.cli.main, ["--help"], "--false-alarm-rate"),
@@ -66,7 +70,7 @@ def test_what_make_starts_is_there(target: str) -> None:
 
 def test_an_unknown_command_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["start"]) == 2
-    assert "run, replay, simulate, doctor, demo" in capsys.readouterr().err
+    assert "run, replay, simulate, doctor, dead-letters, demo" in capsys.readouterr().err
 
 
 def test_a_users_mistake_is_one_line_and_not_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

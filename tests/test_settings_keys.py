@@ -14,6 +14,7 @@ COMMANDS = (
     "loggpt_stream.run",
     "loggpt_stream.replay",
     "loggpt_stream.doctor",
+    "loggpt_stream.dead_letters.cli",
     "loggpt_stream.demo",
     "loggpt_stream.simulator.cli",
     "trainer.cli",
