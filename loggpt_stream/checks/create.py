@@ -55,7 +55,7 @@ async def create_topics(client: Any, settings: DaemonSettings, cluster: Cluster,
             while not _led(await look_up(client, [topic.name for topic in wanted], broker.nodeId), len(wanted)):  # noqa: ASYNC110 - brokers do not call
                 await asyncio.sleep(0.1)
     return [
-        f"{topic.name}: {topic.num_partitions} partitions, {topic.replication_factor} replicas, "
+        f"{topic.name}: {topic.num_partitions} partition(s), {topic.replication_factor} replica(s), "
         + ", ".join(f"{name}={value}" for name, value in topic.topic_configs.items())
         for topic in wanted
     ]

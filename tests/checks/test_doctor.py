@@ -174,8 +174,8 @@ async def test_missing_topics_are_failures_and_create_topics_makes_them_as_the_d
     assert told.level("state topic", "cleanup.policy=compact") == "FAIL"
     created = await examine(set_up, capsys, "--create-topics", "--partitions", "3")
     assert (created.code, created.failures()) == (0, [])
-    assert created.level("created", f"{set_up.input}: 3 partitions") == "ok"
-    assert created.level("created", f"{set_up.state}: 3 partitions", "compact", "segment.bytes=16777216") == "ok"
+    assert created.level("created", f"{set_up.input}: 3 partition(s)") == "ok"
+    assert created.level("created", f"{set_up.state}: 3 partition(s)", "compact", "segment.bytes=16777216") == "ok"
     assert created.level("state topic", "3 partitions", "compacted") == "ok"
     assert created.level("input", "empty") == "warn"
     again = await examine(set_up, capsys, "--create-topics", "--partitions", "5")
@@ -380,7 +380,7 @@ async def test_on_three_brokers_created_topics_outlive_one_of_them_and_nothing_i
     with KafkaServer(tmp_path / "kafka", brokers=3, settings=careless) as kafka:
         set_up = SetUp(kafka.bootstrap, bundle.path)
         told = await examine(set_up, capsys, "--create-topics", "--partitions", "2")
-        assert told.level("created", set_up.state, "3 replicas", "min.insync.replicas=2") == "ok"
+        assert told.level("created", set_up.state, "3 replica(s)", "min.insync.replicas=2") == "ok"
         assert told.level("brokers", "3 brokers") == "ok"
         assert [row for row in told.rows if row[0] != "ok"] == [row for row in told.rows if row[1] == "input"]
         await create_topic(kafka.bootstrap, unused := unique_name("state"), 2, COMPACT)
