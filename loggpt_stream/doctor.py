@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import BrokerResponseError, KafkaError
 from pydantic import Field
 
 from loggpt_stream.checks.cluster import check_brokers, check_permissions, check_version
@@ -115,6 +115,9 @@ async def check_kafka(settings: DoctorSettings, bundle: Bundle | None) -> AsyncI
             yield await check_group(settings, source)
     except UserError as error:
         yield Finding("brokers", Level.FAILURE, str(error))
+    except BrokerResponseError as error:
+        found = f"{settings.kafka.bootstrap} refuses: {error!r}"
+        yield Finding("brokers", Level.FAILURE, found, "the broker's log says more; check what the user may do (ACLs)")
     except (KafkaError, OSError, TimeoutError) as error:
         yield Finding(
             "brokers",

@@ -20,7 +20,7 @@ from aiokafka.protocol.admin import ApiVersionRequest
 from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
-from loggpt_stream.daemon.topics import Finding, Level, wanted_topics
+from loggpt_stream.daemon.topics import ANSWER_WITHIN_S, Finding, Level, wanted_topics
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -100,11 +100,13 @@ def judge_version(newest: dict[int, int]) -> Finding:
 async def check_permissions(client: Any, settings: DaemonSettings, cluster: Cluster) -> list[Finding]:  # noqa: ANN401 - aiokafka is untyped
     """Return the findings on what we may do: read as the group, and write in transactions.
 
-    The probe opens a transaction over the topics that the daemon writes, and aborts it: no record is written.
+    The probe opens a transaction over the topics that the daemon writes, and aborts it: no record is written. Raises
+    `KafkaError` or `TimeoutError`.
     """
     written = {name for role, name in wanted_topics(settings).items() if role != "input topic"}
     there = sorted(written & set(cluster.topics))
-    return [await _group(client, settings), await _transaction(client, settings, there)]
+    async with asyncio.timeout(ANSWER_WITHIN_S):
+        return [await _group(client, settings), await _transaction(client, settings, there)]
 
 
 async def _group(client: Any, settings: DaemonSettings) -> Finding:  # noqa: ANN401 - aiokafka is untyped
