@@ -249,8 +249,13 @@ async def stream(  # noqa: PLR0917 - what the stage before made
         console.print(
             f"  {'instance':36}  {'last line':12}  score > limit  closed by  most surprising line", style="bold"
         )
+        # The embedded broker's transaction markers have no valid checksum.
         async with AIOKafkaConsumer(
-            "loggpt-alerts", bootstrap_servers=bootstrap, auto_offset_reset="earliest"
+            "loggpt-alerts",
+            bootstrap_servers=bootstrap,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            check_crcs=False,
         ) as reader:
             showing = asyncio.create_task(_show(reader, alerts, out, console))
             task = progress.add_task("playing", total=len(play.lines))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from confluent_kafka import Producer
 
@@ -17,6 +17,9 @@ from loggpt_stream.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# Those of the daemon's default settings.
+TOPICS: Final = ("openstack-logs", "loggpt-state", "loggpt-alerts", "loggpt-dead-letters")
 
 
 @contextmanager
@@ -44,6 +47,8 @@ def main() -> None:
     """Serve until standard input closes: when the parent ends, however it ends, so does this."""
     producer = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "none"})
     brokers = producer.list_topics(timeout=10).brokers.values()
+    for topic in TOPICS:
+        producer.list_topics(topic, timeout=10)  # asking for it makes it, each with as many partitions
     sys.stdout.write(",".join(f"{broker.host}:{broker.port}" for broker in brokers) + "\n")
     sys.stdout.flush()
     sys.stdin.read()

@@ -41,7 +41,10 @@ class Composer:
         alerts = [*unsaved.early, *(judged for judged in unsaved.judged if judged.verdict.anomalous)]
         shown = [line for judged in alerts for line in self._writer.shown_lines(judged)]
         await self._raw_lines.fill(partition.number, shown)
-        outgoing = [Outgoing(settings.alert_topic, self._writer.alert(each, now_s, small=small)) for each in alerts]
+        outgoing = [
+            Outgoing(settings.alert_topic, self._writer.alert(each, _created_s(each, now_s), small=small))
+            for each in alerts
+        ]
         if settings.score_topic:
             outgoing += [Outgoing(settings.score_topic, self._writer.score_record(each)) for each in unsaved.judged]
         letters = [dead_letter(each, _SMALL_BYTES if small else DEAD_LETTER_BYTES) for each in unsaved.rejected]
@@ -52,6 +55,11 @@ class Composer:
     def event_id(self, judged: Judged) -> str:
         """Return the id of a session's alert."""
         return self._writer.event_id(judged)
+
+
+def _created_s(judged: Judged, now_s: float) -> float:
+    """Return when an alert counts as created; the final one will name the time of the early one."""
+    return judged.session.announced_s or now_s if judged.stage == "early" else now_s
 
 
 def dead_letter(rejected: Rejected, most_bytes: int) -> Message:

@@ -174,7 +174,7 @@ class Partition:
         session = self.sessionizer.tables.by_opening.get((judged.session.kind, judged.session.key))
         if session is None or session.identity != judged.session.identity:
             return
-        session.announced_s = now_s
+        session.announced_s = judged.session.announced_s = now_s
         self._journal.announced(session)
         self._early.append(judged)
         self._owes = True

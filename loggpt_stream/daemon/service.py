@@ -37,7 +37,9 @@ from loggpt_stream.daemon.owner import Owner
 from loggpt_stream.daemon.partition import Meaning, Partition, as_record
 from loggpt_stream.daemon.raw_lines import RawLines
 from loggpt_stream.daemon.tenure import Tenure
+from loggpt_stream.daemon.topics import refusal
 from loggpt_stream.daemon.transactions import TransactionalLog, stop_client
+from loggpt_stream.errors import UserError
 from loggpt_stream.logs import get_logger
 from loggpt_stream.model.calibration import Judge
 from loggpt_stream.model.gpt import choose_device
@@ -131,6 +133,7 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
             )
             self._consumer = await self._connected(self._group_consumer, stop)
             lifetimes.push_async_callback(stop_client, self._consumer)
+            await self._refuse_wrong_topics(stop)
             if stop.is_set():
                 return
             self._raw_lines = RawLines(settings.input_topic, self._reader, self._meaning.masks, settings.shape)
@@ -148,6 +151,19 @@ class Daemon(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is un
                 every_s=settings.early_every_s,
             )
             await self._work(stop)
+
+    async def _refuse_wrong_topics(self, stop: asyncio.Event) -> None:
+        """Raise `UserError` in the doctor's words where topics are missing, or cannot keep what they have to."""
+        while not stop.is_set():
+            try:
+                wrong = await refusal(self.settings)
+            except (KafkaError, OSError, TimeoutError) as error:
+                self._broker(up=False, error=repr(error))
+                await self._unless(stop, asyncio.sleep(1.0))
+                continue
+            if wrong:
+                raise UserError(wrong)
+            return
 
     def _group_consumer(self) -> Any:  # noqa: ANN401 - aiokafka is untyped
         settings = self.settings

@@ -15,6 +15,7 @@ from aiokafka.admin.config_resource import ConfigResourceType
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
+    IncompatibleBrokerVersion,
     NoError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
@@ -129,7 +130,10 @@ async def _configs(client: Any, names: Iterable[str], node: int) -> dict[str, di
     resources = [(ConfigResourceType.TOPIC, name, None) for name in names]
     if not resources:
         return {}
-    answer = await client.send(node, DescribeConfigsRequest(resources, include_synonyms=False))
+    try:
+        answer = await client.send(node, DescribeConfigsRequest(resources, include_synonyms=False))
+    except IncompatibleBrokerVersion:
+        return {}  # the demo's embedded broker has none
     found = {}
     for code, message, _, name, entries in answer.resources:
         error = for_code(code)

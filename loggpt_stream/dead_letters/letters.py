@@ -1,6 +1,6 @@
 """The dead letter topic: records that held no log event, and marks of those that were put back.
 
-A dead letter is a record as it came, with our headers behind its own (`dead_letter_message` of the daemon). A mark is a
+A dead letter is a record as it came, with our headers behind its own (`dead_letter` of the daemon). A mark is a
 record that `reinject` writes in the transaction that puts dead letters back: the offsets of its partition that are
 done. Marks lie behind what they speak of, in the same partition: retention never removes them first.
 """

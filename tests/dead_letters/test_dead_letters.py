@@ -15,7 +15,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from loggpt_stream import cli
-from loggpt_stream.daemon.publisher import dead_letter_message
+from loggpt_stream.daemon.compose import DEAD_LETTER_BYTES, dead_letter
+from loggpt_stream.daemon.partition import Rejected
 from loggpt_stream.dead_letters.letters import Done, letter_of, mark
 from loggpt_stream.dead_letters.reasons import REASONS
 from loggpt_stream.lines.decode import decode
@@ -63,7 +64,7 @@ class Desk:
                 for record in records:
                     with pytest.raises(UndecodableError) as caught:
                         decode(record, pin=pin)
-                    letter = dead_letter_message(record, caught.value)
+                    letter = dead_letter(Rejected(record, caught.value), DEAD_LETTER_BYTES)
                     await producer.send(
                         self.dead, letter.value, letter.key, partition=partition, headers=list(letter.headers)
                     )
