@@ -30,8 +30,12 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from tests.kafka_security import LISTENERS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from tests.kafka_security import Security
 
 KAFKA_VERSION: Final = "4.4.0"
 _MIN_JAVA: Final = 17
@@ -124,12 +128,14 @@ class KafkaServer:
 
     folder: where logs and data go; the data is removed at the end, the brokers' own logs stay.
     brokers: how many. heap_mb: Java heap of each. settings: of each broker, over those that all tests want.
+    security: further listeners that want a login, of a single broker.
     """
 
     folder: Path
     brokers: int = 1
     heap_mb: int = 300
     settings: Mapping[str, object] = field(default_factory=dict)
+    security: Security | None = None
     _nodes: list[_Broker] = field(default_factory=list)
     # A broker dies with the *thread* that started it: so one thread, which lives as long as this object is in use.
     _keeper: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "kafka-keeper"))
@@ -190,8 +196,12 @@ class KafkaServer:
         cluster_id = "K" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
         voters = ",".join(f"{node.node}@127.0.0.1:{node.controller_port}" for node in self._nodes)
         for node in self._nodes:
-            (node.folder / "server.properties").write_text(_properties(node, voters, self.brokers, self.settings))
+            properties = _properties(node, voters, self.brokers, self.settings)
             command = [*_java(libs, 128), "kafka.tools.StorageTool", "format", "-t", cluster_id]
+            if self.security is not None:
+                properties = _secured(properties, self.security)
+                command += self.security.format_options()
+            (node.folder / "server.properties").write_text(properties)
             told = subprocess.run(
                 [*command, "-c", str(node.folder / "server.properties")], capture_output=True, text=True, check=False
             )
@@ -273,6 +283,17 @@ def _properties(node: _Broker, voters: str, brokers: int, more: Mapping[str, obj
         "broker.heartbeat.interval.ms": 500,
     }
     return "".join(f"{name}={value}\n" for name, value in {**settings, **more}.items())
+
+
+def _secured(properties: str, security: Security) -> str:
+    """Return a broker's settings with the listeners of `security` beside the others."""
+    ports = dict(zip(LISTENERS, _free_ports(len(LISTENERS)), strict=True))
+    addresses = "".join(f",{name}://127.0.0.1:{port}" for name, port in ports.items())
+    kinds = "".join(f",{name}:{protocol}" for name, protocol in LISTENERS.items())
+    added = {"listeners": addresses, "advertised.listeners": addresses, "listener.security.protocol.map": kinds}
+    lines = [line + added.get(line.partition("=")[0], "") for line in properties.splitlines()]
+    lines += [f"{name}={value}" for name, value in security.properties(ports).items()]
+    return "\n".join(lines) + "\n"
 
 
 def _free_ports(count: int) -> list[int]:
