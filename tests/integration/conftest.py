@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PASSWORDS = {"plain-user": "plain-hunter2", "scram-user": "scram-hunter2", "limited": "limited-hunter2"}
+# Each has rights by one test's ACLs only.
+PASSWORDS |= {user: f"{user}-hunter2" for user in ("run-user", "route-user", "doctor-user")}
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +28,8 @@ def secure_kafka(kafka_programs: None, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("secure-kafka")
     security = Security(
         Authority(folder / "authority"),
-        plain={user: PASSWORDS[user] for user in ("plain-user", "limited")},
-        scram={user: PASSWORDS[user] for user in ("scram-user",)},
+        plain={user: password for user, password in PASSWORDS.items() if user != "scram-user"},
+        scram={"scram-user": PASSWORDS["scram-user"]},
         admins=("plain-user", "scram-user", "token-user", "CN=client", "rotating"),
     )
     with KafkaServer(folder / "kafka", security=security) as server:

@@ -1,0 +1,266 @@
+"""deploy/kafka/acls.sh gives what each program needs, and nothing else, on a broker that enforces it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # exported all the same
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+from pydantic import SecretStr
+
+from loggpt_stream.settings import KafkaSettings
+from tests.integration.conftest import PASSWORDS
+from tests.kafka_server import create_topic, unique_name
+
+if TYPE_CHECKING:
+    from tests.kafka_server import KafkaServer
+
+SCRIPT = Path(__file__).parents[2] / "deploy" / "kafka" / "acls.sh"
+RESOURCES = {
+    "--topic": ResourceType.TOPIC,
+    "--group": ResourceType.GROUP,
+    "--transactional-id": ResourceType.TRANSACTIONAL_ID,
+}
+REFUSED_WITHIN_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Topics and group as a test names them, and as the script's variables."""
+
+    input: str
+    alerts: str
+    dead_letters: str
+    state: str
+    scores: str
+    group: str
+
+    @classmethod
+    def fresh(cls) -> Names:
+        return cls(*(unique_name(stem) for stem in ("input", "alerts", "dead", "state", "scores", "group")))
+
+    def variables(self) -> dict[str, str]:
+        return {
+            "INPUT_TOPIC": self.input,
+            "ALERT_TOPIC": self.alerts,
+            "DEAD_LETTER_TOPIC": self.dead_letters,
+            "STATE_TOPIC": self.state,
+            "SCORE_TOPIC": self.scores,
+            "GROUP": self.group,
+            "ROUTED_TOPIC": self.alerts,
+            "ROUTE_STATE_TOPIC": self.state,
+            "ROUTE_GROUP": self.group,
+        }
+
+    def topics(self) -> list[str]:
+        return [self.input, self.alerts, self.dead_letters, self.state, self.scores]
+
+
+def commands(program: str, principal: str, variables: dict[str, str]) -> list[list[str]]:
+    """Return the arguments of each call of kafka-acls.sh that the script makes."""
+    told = subprocess.run(
+        ["sh", str(SCRIPT), program],
+        env={**os.environ, **variables, "PRINCIPAL": principal, "DRY_RUN": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [shlex.split(line) for line in told.stdout.splitlines()]
+
+
+def bindings(words: list[str]) -> list[Any]:
+    """Return the ACLs that one call of kafka-acls.sh would make. Fails at an option that it does not know."""
+    assert words[:4] == ["kafka-acls.sh", "--bootstrap-server", "localhost:9092", "--add"], words
+    options = list(zip(words[4::2], words[5::2], strict=True))
+    pattern = ResourcePatternType.LITERAL
+    principal, resource, operations = "", None, []
+    for name, value in options:
+        match name:
+            case "--allow-principal":
+                principal = value
+            case "--operation":
+                # Kafka's DescribeConfigs is DESCRIBE_CONFIGS there.
+                operations.append(AclOperation["".join(f"_{c}" if c.isupper() else c for c in value)[1:].upper()])
+            case "--resource-pattern-type":
+                assert value == "prefixed"
+                pattern = ResourcePatternType.PREFIXED
+            case _:
+                resource = RESOURCES[name], value
+    assert principal
+    assert resource
+    assert operations
+    return [
+        AclBinding(*resource, pattern, principal, "*", operation, AclPermissionType.ALLOW) for operation in operations
+    ]
+
+
+async def grant(server: KafkaServer, program: str, user: str, names: Names) -> None:
+    """Make the ACLs of the script and wait until the broker knows them."""
+    principal = f"User:{user}"
+    wanted = [acl for words in commands(program, principal, names.variables()) for acl in bindings(words)]
+    admin = AdminClient({"bootstrap.servers": server.bootstrap})
+    for done in admin.create_acls(wanted).values():
+        done.result(30)
+    any_name: Any = None
+    of_user = AclBindingFilter(
+        ResourceType.ANY,
+        any_name,
+        ResourcePatternType.ANY,
+        principal,
+        any_name,
+        AclOperation.ANY,
+        AclPermissionType.ANY,
+    )
+    async with asyncio.timeout(30):
+        while len(admin.describe_acls(of_user).result(30)) < len(wanted):
+            await asyncio.sleep(0.1)
+
+
+def login(server: KafkaServer, user: str) -> dict[str, Any]:
+    """Return the client options of a user without any right of its own."""
+    assert server.security is not None
+    return KafkaSettings(
+        bootstrap=server.security.bootstrap("TLS"),
+        security_protocol="SASL_SSL",
+        sasl_mechanism="PLAIN",
+        username=user,
+        password=SecretStr(PASSWORDS[user]),
+        ca_file=server.security.authority.certificate,
+    ).client_options()
+
+
+async def granted(server: KafkaServer, program: str, user: str) -> tuple[Names, dict[str, Any]]:
+    """Return fresh topics, the input with a record, on which `user` has the rights of `program`; and its options."""
+    names = Names.fresh()
+    for topic in names.topics():
+        await create_topic(server.bootstrap, topic)
+    async with AIOKafkaProducer(bootstrap_servers=server.bootstrap) as producer:
+        await producer.send_and_wait(names.input, b"line")
+        await producer.send_and_wait(names.alerts, b"not for you")
+    await grant(server, program, user, names)
+    return names, login(server, user)
+
+
+async def exactly_once(names: Names, client: dict[str, Any], outputs: list[str]) -> None:
+    """Read the input as a group, and write outputs, state and position in one transaction; read the state back."""
+    consumer = AIOKafkaConsumer(
+        names.input,
+        **client,
+        group_id=names.group,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+    )
+    identity = f"{names.group}-{names.input}-0"
+    producer = AIOKafkaProducer(**client, transactional_id=identity, acks="all", compression_type="zstd")
+    async with asyncio.timeout(60), consumer, producer:
+        assert (await consumer.getone()).value == b"line"
+        async with producer.transaction():
+            for topic in (*outputs, names.state):
+                await producer.send_and_wait(topic, b"done", partition=0)
+            await producer.send_offsets_to_transaction({TopicPartition(names.input, 0): 1}, names.group)
+        await consumer.commit({TopicPartition(names.input, 0): 1})
+    state = AIOKafkaConsumer(**client, isolation_level="read_committed", auto_offset_reset="earliest")
+    async with asyncio.timeout(60), state:
+        state.assign([TopicPartition(names.state, 0)])
+        assert (await state.getone()).value == b"done"
+
+
+async def refused_writing(client: dict[str, Any], topic: str) -> None:
+    async with AIOKafkaProducer(**client) as producer:
+        with pytest.raises(TopicAuthorizationFailedError):
+            await asyncio.wait_for(producer.send_and_wait(topic, b"x", partition=0), REFUSED_WITHIN_S)
+
+
+async def refused_reading(client: dict[str, Any], topic: str) -> None:
+    async with AIOKafkaConsumer(**client, auto_offset_reset="earliest") as consumer:
+        consumer.assign([TopicPartition(topic, 0)])
+        with pytest.raises(TopicAuthorizationFailedError):
+            await asyncio.wait_for(consumer.getone(), REFUSED_WITHIN_S)
+
+
+async def refused_identity(client: dict[str, Any], identity: str) -> None:
+    producer = AIOKafkaProducer(**client, transactional_id=identity)
+    with pytest.raises(TransactionalIdAuthorizationFailed):
+        await asyncio.wait_for(producer.start(), REFUSED_WITHIN_S)
+    await producer.stop()
+
+
+async def refused_group(client: dict[str, Any], group: str, topic: str) -> None:
+    consumer = AIOKafkaConsumer(topic, **client, group_id=group)
+    with pytest.raises(GroupAuthorizationFailedError):
+        await asyncio.wait_for(consumer.start(), REFUSED_WITHIN_S)
+    await consumer.stop()
+
+
+async def creation(client: dict[str, Any], topic: str) -> list[int]:
+    """Return the error code of an attempt to create a topic."""
+    admin = AIOKafkaAdminClient(**client)
+    await admin.start()
+    try:
+        new = NewTopic(topic, num_partitions=1, replication_factor=1, topic_configs={"cleanup.policy": "compact"})
+        return [error[1] for error in (await admin.create_topics([new])).topic_errors]
+    finally:
+        await admin.close()
+
+
+async def test_the_daemon_has_what_it_needs_and_nothing_else(secure_kafka: KafkaServer) -> None:
+    names, client = await granted(secure_kafka, "run", "run-user")
+    await exactly_once(names, client, [names.alerts, names.dead_letters, names.scores])
+    await refused_writing(client, names.input)
+    for topic in (names.alerts, names.dead_letters, names.scores):
+        await refused_reading(client, topic)
+    await refused_identity(client, f"{names.group}-other-0")
+    await refused_identity(client, names.group)
+    await refused_group(client, f"{names.group}-2", names.input)
+    assert await creation(client, unique_name("new")) == [TopicAuthorizationFailedError.errno]
+
+
+async def test_route_has_what_it_needs_and_nothing_else(secure_kafka: KafkaServer) -> None:
+    names, client = await granted(secure_kafka, "route", "route-user")
+    await exactly_once(names, client, [names.alerts])
+    await refused_writing(client, names.input)
+    await refused_writing(client, names.scores)
+    await refused_reading(client, names.alerts)
+    await refused_identity(client, f"{names.group}-other-0")
+    await refused_group(client, unique_name("other"), names.input)
+
+
+async def test_who_creates_topics_can_create_these_and_neither_read_nor_write(secure_kafka: KafkaServer) -> None:
+    names, client = Names.fresh(), login(secure_kafka, "doctor-user")
+    assert await creation(client, names.state) == [TopicAuthorizationFailedError.errno]
+    await grant(secure_kafka, "create-topics", "doctor-user", names)
+    for topic in names.topics():
+        assert await creation(client, topic) == [0]
+    assert await creation(client, unique_name("other")) == [TopicAuthorizationFailedError.errno]
+    await refused_writing(client, names.alerts)
+    await refused_reading(client, names.input)
+
+
+async def test_without_rights_nothing_goes(secure_kafka: KafkaServer) -> None:
+    names = Names.fresh()
+    await create_topic(secure_kafka.bootstrap, names.input)
+    with pytest.raises(KafkaError):
+        await exactly_once(names, login(secure_kafka, "limited"), [])
