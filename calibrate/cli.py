@@ -34,7 +34,7 @@ from loggpt_stream.errors import UserError
 from loggpt_stream.history.corpus import read_corpus
 from loggpt_stream.history.labels import read_labels
 from loggpt_stream.lines.decode import known_shape
-from loggpt_stream.logs import configure, get_logger
+from loggpt_stream.logs import configure, get_logger, shown
 from loggpt_stream.model.bundle import load_bundle, save_calibrated
 from loggpt_stream.model.gpt import choose_device
 from loggpt_stream.settings import Settings, load
@@ -247,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return diagnose(rest)
         return calibrate(rest if command == "calibrate" else [command, *rest])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(shown(f"error: {error}", keep="\n"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

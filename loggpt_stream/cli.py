@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from loggpt_stream import __version__
 from loggpt_stream.errors import UserError
+from loggpt_stream.logs import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(import_module(_COMMANDS[name]).main(rest))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(shown(f"error: {error}", keep="\n"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -30,6 +30,7 @@ from loggpt_stream.errors import UserError
 from loggpt_stream.history.corpus import read_corpus
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Record
+from loggpt_stream.logs import shown
 from loggpt_stream.model.bundle import load_bundle
 from loggpt_stream.settings import Settings, load
 
@@ -49,7 +50,6 @@ Ctrl-C at any time ends it and leaves nothing running."""
 _DATA: Final = Path(str(files("loggpt_stream"))) / "data" / "nova34"
 _RECORDING: Final = _DATA / "nova34.log.xz"
 _LABELS: Final = _DATA / "nova34.labels.csv"
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 _DAEMON_START_S: Final = 90.0
 _DRAIN_S: Final = 120.0
 
@@ -309,10 +309,10 @@ def _row(alert: Mapping[str, Any], width: int) -> str:
         f"  {ours['session']['key']:36}  {alert['@timestamp'][11:23]}  {ours['score']:5.1f} > {ours['threshold']:5.1f}"
         f"  {ours['session']['close_reason'] or 'early':9}  "
     )
-    text = _CONTROL.sub(" ", ours["top_lines"][0]["text"].partition("\n")[0])
+    text = ours["top_lines"][0]["text"].partition("\n")[0]
     level_on = re.sub(r"^\S+ \S+ \d+ ", "", text)
-    shown = re.sub(r"\[(?:None|req-|-)[^\]]*\] |\[instance: [^\]]*\] ?", "", level_on)
-    return escape(head + shown)[: max(width, 160)]
+    message = re.sub(r"\[(?:None|req-|-)[^\]]*\] |\[instance: [^\]]*\] ?", "", level_on)
+    return escape(shown(head + message)[: max(width, 160)])
 
 
 def summarise(play: Play, alerts: list[dict[str, Any]], bundle: Path, out: Path, console: Console) -> None:
@@ -337,7 +337,7 @@ def summarise(play: Play, alerts: list[dict[str, Any]], bundle: Path, out: Path,
     console.print(f"  {len(silent)} of the failures it found have no ERROR line at all.")
     for uuid in sorted(silent):
         row = play.truth[uuid]
-        console.print(f"    {uuid}  {row['fault']}: {escape(_CONTROL.sub(' ', row['client_error']))}")
+        console.print(f"    {uuid}  {row['fault']}: {escape(shown(row['client_error']))}")
     others = len({alert["loggpt"]["session"]["key"] for alert in alerts} - set(play.truth))
     if others:
         console.print(f"  {others} alerts concern sessions without a label.")

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
 
 if TYPE_CHECKING:
-    from structlog.typing import Processor
+    from typing import TextIO
+
+    from structlog.typing import EventDict, ExcInfo, Processor
 
 LogFormat = Literal["auto", "console", "json"]
+
+
+def shown(text: str, *, keep: str = "") -> str:
+    r"""Return text for a terminal: what is not printable as its escape (`\x1b`), but for the characters in `keep`.
+
+    Log lines, names of topics and answers of a broker are written by strangers. Escape sequences (ECMA-48), C1 controls
+    and bidirectional overrides (Unicode TR 36) could hide or forge what stands on the screen.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def shown_json(value: bytes) -> bytes:
+    r"""Return JSON for a terminal: the same value, with `\u` escapes for what is not printable."""
+    text = value.decode()
+    if text.isprintable():
+        return value
+    return re.sub(r"[^ -~]", lambda found: found[0] if found[0].isprintable() else _escape(found[0]), text).encode()
+
+
+def _escape(character: str) -> str:
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def configure(log_format: LogFormat = "auto", level: str = "info") -> None:
@@ -27,7 +57,7 @@ def configure(log_format: LogFormat = "auto", level: str = "info") -> None:
     # A traceback never shows local variables: a password may be among them.
     without_locals = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        [_shown_event, structlog.dev.ConsoleRenderer(exception_formatter=_shown_traceback)]
         if readable
         else [structlog.processors.ExceptionRenderer(without_locals), structlog.processors.JSONRenderer()]
     )
@@ -47,6 +77,28 @@ def configure(log_format: LogFormat = "auto", level: str = "info") -> None:
     root = logging.getLogger()
     root.handlers[:] = [of_libraries]
     root.setLevel(logging.WARNING)
+
+
+def _shown_event(_: object, __: str, event: EventDict) -> EventDict:
+    """Return an event whose texts are fit for a terminal; what is no text is shown by its repr, and that is too."""
+    return {
+        shown(name): value if name in _OURS or isinstance(value, int | float | None) else shown(_text(value))
+        for name, value in event.items()
+    }
+
+
+_OURS: Final = frozenset({"exc_info", "_record", "_from_structlog", "timestamp", "level"})
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else repr(value)
+
+
+def _shown_traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    whole = io.StringIO()
+    structlog.dev.plain_traceback(whole, exc_info)
+    # Indented, so that no line of a message can pass for an event of its own.
+    stream.write("".join(f"  {shown(line)}\n" for line in whole.getvalue().split("\n")))
 
 
 def get_logger(name: str) -> Any:  # noqa: ANN401 - structlog's bound logger is typed by its configuration

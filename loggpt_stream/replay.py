@@ -18,7 +18,7 @@ from loggpt_stream.daemon.early import SETTLE_S
 from loggpt_stream.history.corpus import closed_sessions
 from loggpt_stream.history.files import Reading, read_events
 from loggpt_stream.lines.decode import known_shape
-from loggpt_stream.logs import configure
+from loggpt_stream.logs import configure, shown_json
 from loggpt_stream.model.book import EMPTY
 from loggpt_stream.model.bundle import load_bundle
 from loggpt_stream.model.calibration import Judge
@@ -78,17 +78,18 @@ def main(argv: Sequence[str]) -> int:
     started_s = time.monotonic()
     with ExitStack() as stack:
         out: IO[bytes] = stack.enter_context(settings.out.open("wb")) if settings.out else sys.stdout.buffer
+        show = shown_json if out.isatty() else bytes
         scores = stack.enter_context(settings.scores.open("wb")) if settings.scores else None
         for judged, opened in judge_sessions(
             sessions, bundle, scorer, settings.input_topic, settings.drift, early=settings.early
         ):
             if opened:
                 created_s = opened.session.lines[-1].time_s + SETTLE_S
-                out.write(writer.alert(opened, created_s).value + b"\n")
+                out.write(show(writer.alert(opened, created_s).value) + b"\n")
                 judged.session.announced_s = created_s
             verdicts["anomalous" if judged.verdict.anomalous else judged.verdict.unjudged or "normal"] += 1
             if judged.verdict.anomalous:
-                out.write(writer.alert(judged, time.time()).value + b"\n")
+                out.write(show(writer.alert(judged, time.time()).value) + b"\n")
             if scores:
                 scores.write(writer.score_record(judged).value + b"\n")
     took_s = time.monotonic() - started_s

@@ -94,12 +94,15 @@ def test_log_text_cannot_control_the_terminal() -> None:
         "loggpt": {
             "score": 2.0,
             "threshold": 1.0,
-            "session": {"key": "k", "close_reason": "idle"},
+            "session": {"key": "k\x1b[2J", "close_reason": "idle"},
             "top_lines": [
-                {"text": "2026-11-23 14:25:40.892 7 INFO nova.x [-] \x1b]0;evil\x07\x9b31m [red]bold[/red]\nnext"}
+                {
+                    "text": "2026-11-23 14:25:40.892 7 INFO nova.x [-] \x1b]0;evil\x07\x9b31m "
+                    "[red]bold[/red]\u202etxt\nnext"
+                }
             ],
         },
     }
     row = _row(alert, 200)
-    assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in row)
+    assert row.isprintable()
     assert r"\[red]" in row

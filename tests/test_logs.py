@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 import structlog
 from pydantic import SecretStr
 
 from loggpt_stream import logs
+from loggpt_stream.cli import main
 from loggpt_stream.settings import KafkaSettings
 
 if TYPE_CHECKING:
@@ -96,6 +99,43 @@ def test_configuring_twice_writes_once(capsys: pytest.CaptureFixture[str]) -> No
     logs.get_logger("x").info("once")
     logging.getLogger("lib").warning("once too")
     assert [event["event"] for event in written(capsys)] == ["once", "once too"]
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\x7f\r\nok  forged \u202etxt.exe\u2066 \u2028\udc80\x00"
+
+
+def test_what_strangers_wrote_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("console")
+    log = logs.get_logger("x")
+    log.warning(
+        HOSTILE, topic=HOSTILE, several=[HOSTILE], nested={"a": HOSTILE}, object=KafkaSettings(bootstrap=HOSTILE)
+    )
+    log.warning("keys", **{HOSTILE: 1})
+    logging.getLogger("aiokafka").error("topic %s", HOSTILE)
+    log.error("failed", exc_info=ValueError(HOSTILE))
+    logging.getLogger("aiokafka").error("failed", exc_info=ValueError(HOSTILE))
+    written_lines = capsys.readouterr().err.split("\n")
+    colours = re.compile(r"\x1b\[[0-9;]*m")  # our own
+    for line in written_lines:
+        assert colours.sub("", line).isprintable(), line
+        assert not line.startswith("ok  forged")
+    assert len([line for line in written_lines if "owned" in line]) >= 5
+
+
+@pytest.mark.parametrize("text", [HOSTILE, "plain", "grüße 日本語", "\U000e0041 tag"])
+def test_text_for_a_terminal_is_printable_and_json_stays_the_same_value(text: str) -> None:
+    assert logs.shown(text).isprintable()
+    assert logs.shown("a\nb\x1b", keep="\n") == "a\nb\\x1b"
+    value = orjson.dumps({"text": text.replace("\udc80", "")})
+    assert logs.shown_json(value).decode().isprintable()
+    assert orjson.loads(logs.shown_json(value)) == orjson.loads(value)
+
+
+def test_an_error_message_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", "--bundle", "/nowhere/\x1b]0;owned\x07"]) == 2
+    told = capsys.readouterr().err
+    assert "owned" in told
+    assert told.replace("\n", "").isprintable()
 
 
 def fail_beside(password: str) -> None:

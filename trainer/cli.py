@@ -15,6 +15,7 @@ import torch
 
 from loggpt_stream.errors import UserError
 from loggpt_stream.lines.masks import DEFAULT_RULES
+from loggpt_stream.logs import shown
 from loggpt_stream.model.bundle import MANIFEST, Bundle, Meaning, save_bundle
 from loggpt_stream.model.scoring import Scorer
 from loggpt_stream.settings import load
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         train(settings)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(shown(f"error: {error}", keep="\n"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last finished epoch (or trial)", file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
+from loggpt_stream.logs import shown
 from trainer.curve import left_s
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
-        self._console.print(text)
+        self._console.print(shown(text, keep="\n"))
 
     def doing(self, text: str) -> None:
         """Show on the live line, if there is one, what takes a while now."""
