@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the daemon until SIGTERM or SIGINT; return the exit code."""
     settings = load(DaemonSettings, argv, prog="loggpt-stream run", description=_DESCRIPTION)
     configure(settings.log_format, settings.log_level)
-    daemon = Daemon(settings, load_bundle(settings.bundle))
+    daemon = Daemon(settings, load_bundle(settings.bundle, key=settings.bundle_key))
     try:
         asyncio.run(_until_signalled(daemon))
     except ExceptionGroup as failed:

@@ -35,15 +35,16 @@ ENV_NESTED: Final = "__"
 # Keys of commands other than the one that runs are no mistake in its environment; a test keeps this list whole.
 KNOWN_KEYS: Final = frozenset(
     """
-    acks alert_topic alerts_per_day anomaly_column background batch_tokens batch_wait_s bundle clock_speed cluster
-    commit_interval_s compression concurrency config contamination cost_false_alarm cost_miss dead_letter_topic device
-    drift duration_s early early_every_s early_false_alarm_rate exclude failure_share false_alarm_rate format from
-    from_time group group_column held_out http_host http_port input_topic inputs kafka kinds labels lines log_format
-    log_level max_minutes max_open_lines max_open_sessions max_pending_sessions model out output quick rate reading
-    report resume score_topic scores search search_minutes search_trials seed select sessions shape shutdown_grace_s
-    speed splits start test_cache threads time_scale to tokenizer topic training truth unkeyed validation
+    acks again alert_topic alerts_per_day anomaly_column background batch_tokens batch_wait_s bundle bundle_key
+    clock_speed cluster commit_interval_s compression concurrency config contamination cost_false_alarm cost_miss
+    create_topics dead_letter_topic device drift dry_run duration_s early early_every_s early_false_alarm_rate
+    exclude failure_share false_alarm_rate format from from_offset from_time group group_column held_out http_host
+    http_port input_topic inputs instance_id kafka kinds labels limit lines log_format log_level max_minutes
+    max_open_lines max_open_mb max_open_sessions max_pending_sessions model out output partition partitions quick
+    rate reading reason report resume score_timeout_s score_topic scores search search_minutes search_trials seed
+    select session_timeout_s sessions shape shutdown_grace_s speed splits start state_topic test_cache threads
+    time_scale to to_offset tokenizer topic training transaction_timeout_s truth unkeyed validation
     validation_fraction
-    again create_topics dry_run from_offset limit partition partitions reason state_topic to_offset
     """.split()  # noqa: SIM905 - a list of a word a line would be sixty lines
 )
 

@@ -18,6 +18,9 @@ class DaemonSettings(Settings):
 
     kafka: KafkaSettings = KafkaSettings()
     bundle: Path = Field(Path("bundle"), description="calibrated bundle: a directory made by loggpt-calibrate")
+    bundle_key: Path | None = Field(
+        None, description="public key (PEM) that the bundle must be signed with; unsigned ones are refused then (off)"
+    )
     input_topic: str = Field("openstack-logs", description="topic with raw log records, keyed by session if it can be")
     alert_topic: str = Field("loggpt-alerts", description="topic for alerts")
     dead_letter_topic: str = Field("loggpt-dead-letters", description="topic for records that hold no log event")

@@ -4,6 +4,9 @@ Hugging Face tools open it (config.json, model.safetensors, tokenizer.json). `li
 sessions consist of, line by line; `sessions.safetensors` the fingerprints of the sessions used, so that a later
 evaluation can refuse them; `loggpt.json` masks, session rules, passes, calibration and the SHA-256 of every file, and
 is itself sealed by `fingerprint`, the SHA-256 of the rest of it. There is no pickle in it.
+
+All of that finds damage. Who may write to the directory can seal another bundle: against that there is a detached
+signature of `loggpt.json`, made and verified with `openssl pkeyutl` (Ed25519, RFC 8032), in `loggpt.json.sig`.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -45,9 +49,11 @@ transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 FORMAT: Final = 2
 MANIFEST: Final = "loggpt.json"
+SIGNATURE: Final = f"{MANIFEST}.sig"
 _SESSIONS: Final = "sessions.safetensors"
 _LINES: Final = "lines.json"
 _MODEL_FILES: Final = ("config.json", "model.safetensors", "tokenizer.json", _LINES)
+_OPENSSL_TIMEOUT_S: Final = 30.0
 _NO_SESSIONS: Final = np.empty(0, dtype=np.int64)
 
 
@@ -159,18 +165,22 @@ def save_calibrated(
     return load_bundle(path)
 
 
-def load_bundle(path: Path, *, calibrated: bool = True) -> Bundle:
+def load_bundle(path: Path, *, calibrated: bool = True, key: Path | None = None) -> Bundle:
     """Verify the bundle at `path` and return it. Weights are read later, by `Bundle.model`.
 
-    Raises `BundleError` with what to do, where the bundle is missing, partial, altered, of another format, or (unless
-    `calibrated` is False) not calibrated.
+    key: PEM file of the public key that the bundle must be signed for; None asks for no signature.
+
+    Raises `BundleError` with what to do, where the bundle is missing, partial, altered, of another format, not signed
+    as it must be, or (unless `calibrated` is False) not calibrated.
     """
-    manifest = _manifest(path)
+    manifest = _manifest(path, key)
     try:
         stated = manifest.pop("fingerprint")
         if stated != _digest(manifest):
             raise BundleError(f"{path / MANIFEST} was altered after it was written. Train and calibrate again.")
-        for name, sha256 in manifest["files"].items():
+        files: dict[str, str] = manifest["files"]
+        _check_names(path, files, signed=key is not None)
+        for name, sha256 in files.items():
             _verify(path / name, sha256)
         rules: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
@@ -235,9 +245,12 @@ def _seal(
     _write_json(path / MANIFEST, {**manifest, "fingerprint": _digest(manifest)})
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _manifest(path: Path, key: Path | None = None) -> dict[str, Any]:
     try:
-        manifest = orjson.loads((path / MANIFEST).read_bytes())
+        content = (path / MANIFEST).read_bytes()
+        if key is not None:
+            _verify_signature(path, content, key)
+        manifest = orjson.loads(content)
     except FileNotFoundError:
         raise BundleError(
             f"There is no bundle at {path} (no {MANIFEST}). Run: loggpt-train --out {path} INPUT"
@@ -247,6 +260,57 @@ def _manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{path} is not a bundle of format {FORMAT}. Train and calibrate with this version.")
     return manifest
+
+
+def _check_names(path: Path, files: Mapping[str, str], *, signed: bool) -> None:
+    """Refuse a manifest that names a file elsewhere or leaves a needed one out, and files beside a signed bundle's."""
+    elsewhere = [name for name in files if Path(name).name != name]
+    missing = sorted({*_MODEL_FILES, _SESSIONS} - files.keys())
+    if elsewhere or missing:
+        told = f"names a file elsewhere, {elsewhere[0]!r}" if elsewhere else f"does not name {', '.join(missing)}"
+        raise BundleError(f"{path / MANIFEST} {told}: it was not written by loggpt-train. Train and calibrate again.")
+    # What stands beside them may be read too: transformers takes further files by name.
+    known = {*files, MANIFEST, SIGNATURE}
+    others = sorted(file.name for file in path.iterdir() if file.name not in known and not file.name.startswith("."))
+    if signed and others:
+        raise BundleError(f"{path} holds {others[0]!r}, which the signature does not cover. Remove it.")
+
+
+def _verify_signature(path: Path, content: bytes, key: Path) -> None:
+    """Raise `BundleError` unless SIGNATURE in `path` is one of `content` by the holder of `key`'s private half."""
+    signature = path / SIGNATURE
+    if _openssl("pkey", "-pubin", "-in", str(key), "-noout") != 0:
+        raise BundleError(
+            f"bundle_key {key}: is no public key in PEM form that can be read. Make it with: "
+            "openssl pkey -in PRIVATE_KEY -pubout -out PUBLIC_KEY"
+        )
+    if not signature.exists():
+        raise BundleError(
+            f"The bundle {path} is not signed, and bundle_key asks for it. Sign it where the private key is: "
+            f"openssl pkeyutl -sign -rawin -inkey PRIVATE_KEY -in {path / MANIFEST} -out {signature}"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        # The very bytes that are read here: the file may be another one a moment later.
+        signed = Path(folder) / MANIFEST
+        signed.write_bytes(content)
+        arguments = ("-pubin", "-inkey", str(key), "-rawin", "-in", str(signed), "-sigfile", str(signature))
+        if _openssl("pkeyutl", "-verify", *arguments) != 0:
+            raise BundleError(
+                f"{signature} is no signature of {path / MANIFEST} by the key {key}: the bundle was altered, "
+                "calibrated anew, or signed with another key. Use it only after you know which; then sign it again."
+            )
+
+
+def _openssl(*arguments: str) -> int:
+    command = ["openssl", *arguments]
+    try:
+        return subprocess.run(  # noqa: S603 - our own arguments, no shell
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_OPENSSL_TIMEOUT_S
+        ).returncode
+    except OSError as error:
+        raise BundleError(f"bundle_key needs the program openssl ({error.strerror}): install it.") from error
+    except subprocess.TimeoutExpired as error:
+        raise BundleError(f"openssl did not answer within {_OPENSSL_TIMEOUT_S:.0f} s. Try again.") from error
 
 
 def _verify(file: Path, sha256: str) -> None:
