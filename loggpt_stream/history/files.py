@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, cast
 
 from loggpt_stream.errors import UserError
-from loggpt_stream.lines.decode import decode
+from loggpt_stream.lines.decode import MAX_RECORD_BYTES, decode
 from loggpt_stream.lines.record import Event, Record, UndecodableError
 
 if sys.version_info >= (3, 14):
@@ -23,7 +23,7 @@ else:
     from backports import zstd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 STDIN: Final = "-"
 _NEVER: Final = float("-inf")
@@ -63,7 +63,8 @@ def read_events(inputs: Sequence[str], reading: Reading, *, shape: str | None = 
 
     So do lines dated more than a day after their file was last written to.
 
-    Undecodable records are counted in `reading` and left out. Raises `UserError` for a file that cannot be read.
+    Undecodable records, lines longer than MAX_RECORD_BYTES among them, are counted in `reading` and left out. However
+    far a file decompresses, it is never in memory as a whole. Raises `UserError` for a file that cannot be read.
     """
     with ExitStack() as stack:
         streams = [_timed(name, stack.enter_context(_open(name)), reading, shape) for name in expand(inputs)]
@@ -71,14 +72,12 @@ def read_events(inputs: Sequence[str], reading: Reading, *, shape: str | None = 
             yield event, record
 
 
-def _timed(
-    name: str, stream: Iterable[bytes], reading: Reading, shape: str | None
-) -> Iterator[tuple[float, Event, Record]]:
+def _timed(name: str, stream: IO[bytes], reading: Reading, shape: str | None) -> Iterator[tuple[float, Event, Record]]:
     written_s = time.time() if name == STDIN else Path(name).stat().st_mtime
     newest_s = written_s
     ordered_s = float("-inf")
     try:
-        for offset, line in enumerate(stream):
+        for offset, line in enumerate(_lines(stream, reading)):
             value = line.rstrip(b"\r\n")
             reading.records += 1
             reading.bytes += len(line)
@@ -100,6 +99,16 @@ def _timed(
                 yield ordered_s, event, record
     except (OSError, EOFError, lzma.LZMAError, zstd.ZstdError) as error:
         raise UserError(f"{name}: cannot be read ({error}). Is the file complete, and its ending right?") from error
+
+
+def _lines(stream: IO[bytes], reading: Reading) -> Iterator[bytes]:
+    """Yield the lines of a stream; of one that is too long its beginning, and the rest is passed over."""
+    most = MAX_RECORD_BYTES + len(b"\r\n")
+    while line := stream.readline(most):
+        yield line
+        while len(line) == most and not line.endswith(b"\n"):
+            line = stream.readline(most)
+            reading.bytes += len(line)
 
 
 def _open(name: str) -> IO[bytes]:

@@ -9,7 +9,7 @@ import lzma
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, cast
 
 from loggpt_stream.errors import UserError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _TRUE: Final = frozenset({"1", "true", "yes"})
 _FALSE: Final = frozenset({"0", "false", "no"})
 _EXAMPLES: Final = 8
+MAX_LABEL_BYTES: Final = 256 * 1024 * 1024  # decompressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +84,19 @@ def _plain(value: str) -> str:
     return "1" if value.lower() in _TRUE else "0" if value.lower() in _FALSE else value
 
 
+def _open(path: str) -> IO[bytes]:
+    if path.endswith(".gz"):
+        return cast("IO[bytes]", gzip.open(path, "rb"))
+    return lzma.open(path, "rb") if path.endswith(".xz") else Path(path).open("rb")
+
+
 def read_labels(path: str) -> Labels:
     """Read a label CSV (plain, .gz or .xz) with a header line. Raises `UserError` where it is not one."""
     try:
-        raw = Path(path).read_bytes()
-        if path.endswith(".gz"):
-            raw = gzip.decompress(raw)
-        elif path.endswith(".xz"):
-            raw = lzma.decompress(raw)
+        with _open(path) as stream:
+            raw = stream.read(MAX_LABEL_BYTES + 1)
+        if len(raw) > MAX_LABEL_BYTES:
+            raise UserError(f"{path}: more than {MAX_LABEL_BYTES >> 20} MiB is no label CSV. Is it a log file?")
         reader = csv.DictReader(io.StringIO(raw.decode()))
         columns = tuple(reader.fieldnames or ())
         if not columns:

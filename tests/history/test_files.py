@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import subprocess
 import sys
 from itertools import islice
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -168,3 +169,26 @@ def test_at_the_end_of_the_input_every_session_closes(plain: Path) -> None:
     corpus = read(plain)
     assert all(session.close_reason for session in corpus.sessions)
     assert "end_of_input" in {session.close_reason for session in corpus.sessions}
+
+
+@pytest.mark.parametrize("name", ["bomb.gz", "bomb.xz", "bomb.zst"])
+def test_a_file_that_decompresses_to_one_endless_line_takes_bounded_memory(tmp_path: Path, name: str) -> None:
+    file, mebibyte = tmp_path / name, b"a" * (1 << 20)
+    writer: Any = {"bomb.gz": gzip.open, "bomb.xz": lzma.open, "bomb.zst": zstd.open}[name]
+    with writer(file, "wb") as stream:
+        for _ in range(256):
+            stream.write(mebibyte)
+        stream.write(b"\n" + line(7, "after it"))
+    assert file.stat().st_size < 1 << 20
+    code = (
+        "import resource, sys\n"
+        "from loggpt_stream.history.files import Reading, read_events\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "before, reading = peak(), Reading()\n"
+        "events = [event.message for event, _ in read_events([sys.argv[1]], reading)]\n"
+        "print(peak() - before, reading.records, reading.bytes, dict(reading.rejected), events)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True).stdout
+    grown_mib, rest = told.split(" ", 1)
+    assert float(grown_mib) < 120
+    assert rest.strip() == f"2 {(256 << 20) + 1 + len(line(7, 'after it'))} {{'too_long': 1}} ['after it']"

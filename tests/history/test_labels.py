@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loggpt_stream.errors import UserError
+from loggpt_stream.history import labels
 from loggpt_stream.history.labels import read_labels
 from loggpt_stream.lines.session import Session
 
@@ -110,3 +111,12 @@ def test_a_label_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
 def test_a_missing_label_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as a label CSV"):
         read_labels(str(tmp_path / "away.csv"))
+
+
+def test_a_label_file_that_decompresses_beyond_measure_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labels, "MAX_LABEL_BYTES", 1 << 20)
+    (tmp_path / "labels.csv.gz").write_bytes(gzip.compress(CSV.encode() + b"\n" * (2 << 20)))
+    with pytest.raises(UserError, match="more than 1 MiB is no label CSV"):
+        read_labels(str(tmp_path / "labels.csv.gz"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -21,7 +23,7 @@ VM = "b9000ad5-4f3c-4d16-8d3e-0ba96b7a2f11"
 REQ = "req-7679f045-6075-4311-8700-c737a872af84"
 HEAD = "2026-11-23 04:07:34.520 14618 ERROR nova.compute.manager"
 LINE = f"{HEAD} [None {REQ} user project - - default default] [instance: {VM}] VM Started"
-REASONS = {"null_value", "not_text", "bad_json", "no_text", "other_shape"}
+REASONS = {"null_value", "too_long", "not_text", "bad_json", "no_text", "other_shape"}
 
 OBJECTS: list[dict[str, Any]] = [
     {
@@ -270,3 +272,52 @@ def test_time_grows_in_proportion_to_a_hostile_texts_length(unit: str) -> None:
     for start in STARTS:
         # The floor is for texts that take next to nothing: there the clock's grain would decide.
         assert cpu_s(start, 262_144, runs=2) < 24 * max(cpu_s(start, 32_768, runs=3), 0.002)
+
+
+HUGE = 16_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "shape",
+    ["one line", "many lines", "controls", "json", "json array", "bad json", "nested json", "odd bytes", "syslog"],
+)
+def test_a_huge_record_is_cut_or_refused_in_bounded_time_and_memory(shape: str) -> None:
+    code = (
+        "import resource, sys, time, orjson\n"
+        "from loggpt_stream.lines.decode import decode\n"
+        "from loggpt_stream.lines.record import Record, UndecodableError\n"
+        "size, shape, line = int(sys.argv[1]), sys.argv[2], sys.argv[3].encode()\n"
+        "values = {\n"
+        "    'one line': lambda: line + b'x' * size,\n"
+        "    'many lines': lambda: line + b'\\nframe' * (size // 6),\n"
+        "    'controls': lambda: bytes(range(1, 9)) * (size // 8),\n"
+        "    'json': lambda: orjson.dumps({'message': line.decode() + 'x' * size}),\n"
+        "    'json array': lambda: b'[\"' + b'\",\"'.join([line] * (size // len(line) // 8)) + b'\"]',\n"
+        "    'bad json': lambda: b'{\"message\": \"' + b'x' * size,\n"
+        "    'nested json': lambda: b'{\"a\":' * (size // 5),\n"
+        "    'odd bytes': lambda: line + b'\\xff a b c d' * (size // 9),\n"
+        "    'syslog': lambda: b'<134>1 - h a - - [' + b'a' * size,\n"
+        "}\n"
+        "value = values[shape]()\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "before, begun = peak(), time.process_time()\n"
+        "try:\n"
+        "    events = decode(Record(value, 't', 0, 0, 7.0))\n"
+        "    told = max(len(event.raw) + sum(map(len, event.continuation)) for event in events)\n"
+        "except UndecodableError as error:\n"
+        "    told = 0\n"
+        "print(peak() - before, time.process_time() - begun, told)\n"
+    )
+    command = [sys.executable, "-c", code, str(HUGE), shape, LINE]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
+    grown_mib, cpu_s, kept_chars = (float(each) for each in told.split())
+    assert kept_chars <= MAX_LINE_CHARS * (MAX_CONTINUATION_LINES + 1)
+    assert grown_mib < 16 * HUGE / (1 << 20), told
+    assert cpu_s < 60, told
+
+
+def test_a_longer_record_is_refused_at_once() -> None:
+    with pytest.raises(UndecodableError, match=r"^too_long: 100000000 bytes, and at most 16777216") as caught:
+        of(b"\n" * 100_000_000)
+    assert caught.value.reason == "too_long"
