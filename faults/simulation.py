@@ -66,20 +66,20 @@ def recorded(chance: random.Random) -> list[Record]:
     time_s = START_S
     for _ in range(chance.randrange(5, 40)):
         time_s += chance.choice((0.0, 0.001, 0.5, 2.0, 25.0))
-        values.append((time_s, _line(time_s, chance)))
+        values += [(time_s, value) for value in _lines(time_s, chance)]
     # In the future of all others, in sessions of its own: it closes them.
     values += [(time_s + 1000.0 + n, _text(time_s + 1000.0 + n, f"9999999{n}", "later")) for n in (0, 1000)]
     return [Record(value, "input", 0, offset, at_s) for offset, (at_s, value) in enumerate(values)]
 
 
-def _line(time_s: float, chance: random.Random) -> bytes | None:
+def _lines(time_s: float, chance: random.Random) -> list[bytes | None]:
     kind = chance.choices(list(_KINDS), list(_KINDS.values()))[0]
     if kind == "bad":
-        return chance.choice((None, b'{"message": "cut', b'{"level": "INFO"}'))
+        return [chance.choice((None, b'{"message": "cut', b'{"level": "INFO"}'))]
     if kind == "traceback":
-        return chance.choice((b"Traceback (most recent call last):", b'  File "a.py", line 1', b"KeyError: 'port'"))
+        return [b"Traceback (most recent call last):", b'  File "a.py", line 1', b"KeyError: 'port'"]
     end = "Deleted allocations for instance" if kind == "terminal" else f"step {chance.randrange(5)}"
-    return _text(time_s, f"0000000{chance.randrange(4)}", end)
+    return [_text(time_s, f"0000000{chance.randrange(4)}", end)]
 
 
 def _text(time_s: float, instance: str, text: str) -> bytes:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from loggpt_stream.errors import UserError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
@@ -20,6 +22,9 @@ class Log(Protocol):
 
     async def take_over(self) -> list[tuple[bytes | None, bytes | None]]:
         """Fence the owner before, and return what was committed."""
+
+    async def confirm(self) -> None:
+        """Raise where another owner has come."""
 
     async def commit(self, outgoing: Iterable[Outgoing]) -> None:
         """Write all of it, or nothing."""
@@ -47,7 +52,12 @@ class Owner:
     async def take_over(self) -> None:
         """Fence the owner before, and restore what it had committed. Raises as the log does, and `UserError`."""
         records = await self._log.take_over()
-        self.partition.restore(self._ledger.read(records))
+        try:
+            self.partition.restore(self._ledger.read(records))
+        except UserError:
+            # A newer owner may have written a snapshot meanwhile, and compaction taken what it replaced from under us.
+            await self._log.confirm()
+            raise
 
     async def commit(self) -> Unsaved | None:
         """Write in one transaction all that came of the records so far; return it, or None if there was nothing.

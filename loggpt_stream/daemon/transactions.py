@@ -60,8 +60,7 @@ class TransactionalLog:
         """
         self._producer = self._make_producer()
         await self._producer.start()
-        barrier = Outgoing(self._state.topic, Message(BARRIER, uuid.uuid4().bytes, ()), self._state.partition)
-        (written,) = await self._commit([barrier])
+        written = await self._barrier()
         reader = self._make_reader()
         try:
             await reader.start()
@@ -70,6 +69,10 @@ class TransactionalLog:
             return await self._read_up_to(written.offset, reader)
         finally:
             await reader.stop()
+
+    async def confirm(self) -> None:
+        """Raise `ProducerFenced` where another owner has come, `KafkaError` or `OSError` where nobody knows."""
+        await self._barrier()
 
     async def commit(self, outgoing: Iterable[Outgoing]) -> None:
         """Write all of it, or nothing. Raises `KafkaError` or `OSError`: then nobody knows which of the two."""
@@ -84,6 +87,11 @@ class TransactionalLog:
         producer, self._producer = self._producer, None
         if producer is not None:
             await producer.stop()
+
+    async def _barrier(self) -> Any:  # noqa: ANN401 - aiokafka is untyped
+        barrier = Outgoing(self._state.topic, Message(BARRIER, uuid.uuid4().bytes, ()), self._state.partition)
+        (written,) = await self._commit([barrier])
+        return written
 
     async def _commit(self, outgoing: Iterable[Outgoing]) -> list[Any]:
         await self._producer.begin_transaction()
