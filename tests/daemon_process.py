@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from tests.kafka_server import create_topic, unique_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 _START_TIMEOUT_S = 90.0
@@ -57,21 +57,58 @@ class Topics:
         ]
 
 
+class Process(Protocol):
+    """What a daemon's process can be asked: as of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int:
+        """Return its process id."""
+        ...
+
+    def poll(self) -> int | None:
+        """Return its exit code, or None while it runs."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return its exit code."""
+        ...
+
+    def send_signal(self, sig: int) -> None:
+        """Send it a signal; nothing where it has ended."""
+        ...
+
+    def kill(self) -> None:
+        """Send it SIGKILL."""
+        ...
+
+
+def own_process(arguments: list[str], log_path: Path) -> Process:
+    """Start `loggpt-stream` with these arguments and its standard error in a file."""
+    with log_path.open("wb") as log:
+        # It dies with the process that started it, however that ends.
+        return subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "loggpt_stream", *arguments],
+            stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+
 class DaemonProcess:
     """`loggpt-stream run` from start to exit. The log goes to a file that a failing test can show."""
 
-    def __init__(self, folder: Path, flags: Iterable[str]) -> None:
-        """Start it. `flags` come after the ones that every test wants."""
+    def __init__(
+        self,
+        folder: Path,
+        flags: Iterable[str],
+        *,
+        start: Callable[[list[str], Path], Process] = own_process,
+        http_host: str = "127.0.0.1",
+    ) -> None:
+        """Start it. `flags` come after the ones that every test wants. `http_host`: where its metrics are."""
         self.log_path = folder / f"{unique_name('daemon')}.log"
-        self._log: IO[bytes] = self.log_path.open("wb")
-        # It dies with the process that started it, however that ends.
-        command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "loggpt_stream", "run"]
-        command += ["--http-port", "0", "--http-host", "127.0.0.1"]
-        self.process = subprocess.Popen(
-            [*command, "--log-format", "json", "--threads", "1", "--commit-interval-s", "0.3", *flags],
-            stderr=self._log,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        self._http_host = http_host
+        wanted = ["--http-port", "0", "--http-host", http_host, "--log-format", "json", "--threads", "1"]
+        self.process = start(["run", *wanted, "--commit-interval-s", "0.3", *flags], self.log_path)
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +116,6 @@ class DaemonProcess:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
-        self._log.close()
 
     def events(self) -> list[dict[str, Any]]:
         """Return the log events so far."""
@@ -101,7 +137,7 @@ class DaemonProcess:
     async def get(self, path: str) -> tuple[int, str]:
         """Return status and body of a GET from the daemon's HTTP port."""
         port = (await self.saw("daemon_starting"))["http_port"]
-        return await asyncio.to_thread(_get, f"http://127.0.0.1:{port}{path}")
+        return await asyncio.to_thread(_get, f"http://{self._http_host}:{port}{path}")
 
     async def metric(self, name: str) -> float:
         """Return a metric, summed over its labels."""

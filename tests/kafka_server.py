@@ -33,7 +33,7 @@ from confluent_kafka.admin import AdminClient
 from tests.kafka_security import LISTENERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tests.kafka_security import Security
 
@@ -112,6 +112,14 @@ def _fetch(work: Path) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A further address of a broker: where it listens, and where it tells clients that come there to go (host:port)."""
+
+    bind: str
+    advertised: str
+
+
 @dataclass(slots=True)
 class _Broker:
     node: int
@@ -128,7 +136,8 @@ class KafkaServer:
 
     folder: where logs and data go; the data is removed at the end, the brokers' own logs stay.
     brokers: how many. heap_mb: Java heap of each. settings: of each broker, over those that all tests want.
-    security: further listeners that want a login, of a single broker.
+    security: further listeners that want a login, of a single broker. further: one more address for each broker (none),
+    for a proxy or another network before it.
     """
 
     folder: Path
@@ -136,6 +145,7 @@ class KafkaServer:
     heap_mb: int = 300
     settings: Mapping[str, object] = field(default_factory=dict)
     security: Security | None = None
+    further: Sequence[Listener] = ()
     _nodes: list[_Broker] = field(default_factory=list)
     # A broker dies with the *thread* that started it: so one thread, which lives as long as this object is in use.
     _keeper: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "kafka-keeper"))
@@ -148,7 +158,7 @@ class KafkaServer:
     def __enter__(self) -> Self:
         libs = kafka_libs()
         self.folder.mkdir(parents=True, exist_ok=True)
-        ports = _free_ports(2 * self.brokers)
+        ports = free_ports(2 * self.brokers)
         for place in range(self.brokers):
             folder = self.folder / f"broker-{place}"
             folder.mkdir()
@@ -196,7 +206,7 @@ class KafkaServer:
         cluster_id = "K" + urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
         voters = ",".join(f"{node.node}@127.0.0.1:{node.controller_port}" for node in self._nodes)
         for node in self._nodes:
-            properties = _properties(node, voters, self.brokers, self.settings)
+            properties = _properties(node, voters, self.brokers, self.settings, self.further)
             command = [*_java(libs, 128), "kafka.tools.StorageTool", "format", "-t", cluster_id]
             if self.security is not None:
                 properties = _secured(properties, self.security)
@@ -252,19 +262,26 @@ def _java(libs: Path, heap_mb: int) -> list[str]:
     return ["java", *tuning, *logging, "-cp", f"{libs}/*"]
 
 
-def _properties(node: _Broker, voters: str, brokers: int, more: Mapping[str, object]) -> str:
+def _properties(
+    node: _Broker, voters: str, brokers: int, over: Mapping[str, object], further: Sequence[Listener]
+) -> str:
     min_in_sync = min(2, brokers)
+    more = [further[node.node]] if further else []
+    binds = [f"PLAINTEXT://127.0.0.1:{node.port}", *(f"FURTHER://{each.bind}" for each in more)]
+    advertised = [f"PLAINTEXT://127.0.0.1:{node.port}", *(f"FURTHER://{each.advertised}" for each in more)]
     settings = {
         "process.roles": "broker,controller",
         "node.id": node.node,
         "controller.quorum.voters": voters,
-        "listeners": f"PLAINTEXT://127.0.0.1:{node.port},CONTROLLER://127.0.0.1:{node.controller_port}",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{node.port}",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listeners": ",".join([*binds, f"CONTROLLER://127.0.0.1:{node.controller_port}"]),
+        "advertised.listeners": ",".join(advertised),
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,FURTHER:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "controller.listener.names": "CONTROLLER",
         "log.dirs": node.folder / "data",
         "auto.create.topics.enable": "false",
         "group.initial.rebalance.delay.ms": 0,
+        # So that a test need not wait half a minute for a member that is gone to be missed.
+        "group.min.session.timeout.ms": 1000,
         "num.network.threads": 2,
         "num.io.threads": 2,
         "default.replication.factor": brokers,
@@ -282,12 +299,12 @@ def _properties(node: _Broker, voters: str, brokers: int, more: Mapping[str, obj
         "broker.session.timeout.ms": 4000,
         "broker.heartbeat.interval.ms": 500,
     }
-    return "".join(f"{name}={value}\n" for name, value in {**settings, **more}.items())
+    return "".join(f"{name}={value}\n" for name, value in {**settings, **over}.items())
 
 
 def _secured(properties: str, security: Security) -> str:
     """Return a broker's settings with the listeners of `security` beside the others."""
-    ports = dict(zip(LISTENERS, _free_ports(len(LISTENERS)), strict=True))
+    ports = dict(zip(LISTENERS, free_ports(len(LISTENERS)), strict=True))
     addresses = "".join(f",{name}://127.0.0.1:{port}" for name, port in ports.items())
     kinds = "".join(f",{name}:{protocol}" for name, protocol in LISTENERS.items())
     added = {"listeners": addresses, "advertised.listeners": addresses, "listener.security.protocol.map": kinds}
@@ -296,7 +313,8 @@ def _secured(properties: str, security: Security) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return so many ports of this machine that nobody listens on."""
     found: list[int] = []
     for port in random.SystemRandom().sample(_PORTS, k=len(_PORTS)):
         if len(found) == count:
