@@ -11,6 +11,8 @@ import pytest
 
 REPO = Path(__file__).parent.parent
 OURS = ("loggpt_stream", "trainer", "calibrate")
+# What is tested must not need its tests.
+TESTING = frozenset({"tests", "benchmarks", "faults"})
 LEAVES = frozenset({"connection", "errors", "login", "logs", "settings"})
 
 # Who may import what. An area may always import itself, except that a leaf is one module.
@@ -88,6 +90,8 @@ def offences(source: str, module: str, *, is_package: bool = False, known: froze
             there = area(name)
             if there != here and there not in MAY_IMPORT[here]:
                 told.append(f"{module} ({here}) must not import {name} ({there})")
+        elif root in TESTING:
+            told.append(f"{module} must not import {name}: it is not installed")
         elif name == "<computed>":
             told.append(f"{module} imports a module by a name that cannot be read here")
         elif here == "lines":
@@ -151,6 +155,8 @@ KNOWN = frozenset({"loggpt_stream", "loggpt_stream.errors", "loggpt_stream.lines
         ("trainer.fit", "from loggpt_stream.daemon.source import Source"),
         ("trainer.fit", "from loggpt_stream.simulate import simulate"),
         ("trainer.fit", "from calibrate.threshold import best"),
+        ("loggpt_stream.daemon.source", "from faults.failpoints import arm"),
+        ("loggpt_stream.demo", "from tests.kafka_server import KafkaServer"),
         ("calibrate.threshold", "from trainer.fit import fit"),
     ],
 )
