@@ -1,0 +1,27 @@
+"""What several tests of the fault suite's harness use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faults.zygote import Zygote
+from tests.tiny_bundle import tiny_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from loggpt_stream.model.bundle import Bundle
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    with Zygote() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Every session is above the threshold: each one yields an alert."""
+    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle", steps=5, alert_share=1.0)
