@@ -1,0 +1,242 @@
+"""One scenario: its topics and input, the daemons in it, and at its end the oracle's verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from subprocess import TimeoutExpired
+from typing import TYPE_CHECKING, Final, Self
+
+from faults.oracle import Verdict, expect, judge, published, read_committed, settled
+from faults.workload import Workload
+from loggpt_stream.daemon.settings import DaemonSettings
+from tests.daemon_process import DaemonProcess, Topics
+from tests.kafka_server import create_topic, unique_name
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from faults.cluster import Cluster
+    from faults.failpoints import Failpoint
+    from faults.zygote import Zygote
+    from loggpt_stream.model.bundle import Bundle
+
+SESSION_TIMEOUT_S: Final = 6
+_OLD_SESSION_TIMEOUT_S: Final = 30
+_END_TIMEOUT_S: Final = 60.0
+_MARKERS_WITHIN_S: Final = 30.0
+# How long nothing new may come before what is missing counts as missing: a killed member's partitions are taken over
+# after the session timeout, and a transaction that it left open is aborted after the transaction timeout.
+_QUIET_S: Final = 60.0
+# Those that a daemon has are passed: they make takeovers quick.
+_QUICK_FLAGS: Final = {"session_timeout_s": str(SESSION_TIMEOUT_S)}
+
+
+@dataclass(slots=True)
+class Bench:
+    """What all scenarios share, from the start of the run to its end."""
+
+    folder: Path
+    cluster: Cluster
+    zygote: Zygote
+    bundle: Bundle
+    began_s: float = field(default_factory=time.monotonic)
+
+    def say(self, text: str) -> None:
+        """Print progress, with the time since the run began."""
+        print(f"{time.monotonic() - self.began_s:8.1f} s  {text}", flush=True)
+
+
+def session_timeout_s() -> int:
+    """Return after how long the group misses a daemon."""
+    return SESSION_TIMEOUT_S if "session_timeout_s" in DaemonSettings.model_fields else _OLD_SESSION_TIMEOUT_S
+
+
+class Trial:
+    """From `begin` to `verdict`: daemons come and go, input flows, faults are counted.
+
+    state: name of the state topic, None where the daemon has none. faults: how many of which sort there have been.
+    """
+
+    def __init__(
+        self, bench: Bench, name: str, *, topics: Topics, state: str | None, partitions: int, seed: int
+    ) -> None:
+        self.name = name
+        self.bench = bench
+        self.topics = topics
+        self.state = state
+        self.partitions = partitions
+        self.daemons: list[DaemonProcess] = []
+        self.faults: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self._seed = seed
+        self._killed: set[int] = set()
+        self._stop = asyncio.Event()
+        self._input: asyncio.Task[None]
+        self._workload: Workload
+
+    @property
+    def all_topics(self) -> list[str]:
+        """Return the names of the trial's topics."""
+        topics = self.topics
+        names = [topics.input, topics.alerts, topics.dead_letters, topics.scores]
+        return names if self.state is None else [*names, self.state]
+
+    def transactional_id(self, partition: int) -> str:
+        """Return under which id the daemon writes what comes of an input partition."""
+        return f"{self.topics.group}-{self.topics.input}-{partition}"
+
+    def start(
+        self,
+        *flags: str,
+        bootstrap: str | None = None,
+        failpoint: Failpoint | None = None,
+        netns: str | None = None,
+        http_host: str = "127.0.0.1",
+    ) -> DaemonProcess:
+        """Start one more daemon, with these flags beside those that every trial needs."""
+        topics = replace(self.topics, bootstrap=bootstrap or self.topics.bootstrap)
+        wanted = [*topics.flags(), "--bundle", str(self.bench.bundle.path), "--drift", "off", "--clock-speed", "1e-6"]
+        if self.state is not None and "--state-topic" not in wanted:
+            wanted += ["--state-topic", self.state]
+        for field_name, value in _QUICK_FLAGS.items():
+            if field_name in DaemonSettings.model_fields:
+                wanted += [f"--{field_name.replace('_', '-')}", value]
+        launch = partial(self.bench.zygote.start, failpoint=failpoint, netns=netns)
+        daemon = DaemonProcess(self.bench.folder, [*wanted, *flags], start=launch, http_host=http_host)
+        self.daemons.append(daemon)
+        return daemon
+
+    def kill(self, daemon: DaemonProcess) -> None:
+        """End a daemon with SIGKILL."""
+        self._killed.add(daemon.process.pid)
+        daemon.process.kill()
+        daemon.process.wait(_END_TIMEOUT_S)
+        self._forget(daemon)
+        self.faults["kill -9"] += 1
+
+    async def leave(self, daemon: DaemonProcess) -> None:
+        """End a daemon with SIGTERM; anything but a clean end is noted."""
+        try:
+            code = await daemon.terminate(_END_TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001 - a daemon that hangs is a finding, and the trial goes on to its verdict
+            self.wrong.append(f"no end within {_END_TIMEOUT_S:.0f} s of SIGTERM: {daemon.log_path} ({error!r})")
+            daemon.process.kill()
+        else:
+            if code != 0:
+                self.wrong.append(f"exit code {code} after SIGTERM: {daemon.log_path}")
+        self._forget(daemon)
+
+    async def died(self, daemon: DaemonProcess, within_s: float) -> bool:
+        """Wait for the end of a daemon that was started with a failpoint; tell whether it came."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while daemon.process.poll() is None:
+                    await asyncio.sleep(0.02)
+        code = daemon.process.poll()
+        if code is None:
+            return False
+        if code != -signal.SIGKILL:
+            self.wrong.append(f"exit code {code} where a failpoint was to end it: {daemon.log_path}")
+        self._forget(daemon)
+        return True
+
+    async def died_or_ended(self, daemon: DaemonProcess, within_s: float) -> bool:
+        """Wait for the end of a daemon after SIGTERM; tell whether its failpoint ended it and not the signal."""
+        try:
+            code = await asyncio.to_thread(daemon.process.wait, within_s)
+        except TimeoutExpired:
+            self.wrong.append(f"no end within {within_s:.0f} s of SIGTERM: {daemon.log_path}")
+            daemon.process.kill()
+            code = 0
+        if code not in (0, -signal.SIGKILL):
+            self.wrong.append(f"exit code {code} after SIGTERM: {daemon.log_path}")
+        self._forget(daemon)
+        return code == -signal.SIGKILL
+
+    def revive(self) -> int:
+        """Start a daemon for each that has ended by itself, which is noted unless it says so by its exit code."""
+        ended = [each for each in self.daemons if each.process.poll() is not None]
+        for each in ended:
+            self.faults[f"ended by itself with exit code {each.process.poll()}"] += 1
+            self._forget(each)
+            self.start()
+        return len(ended)
+
+    def begin(self, records_per_s: float) -> None:
+        """Let input flow at this rate until `verdict`."""
+        self._input = asyncio.create_task(self._workload.keep_sending(records_per_s, self._stop))
+
+    async def send(self, records: int) -> None:
+        """Send so many records of input at once."""
+        await self._workload.send(records)
+
+    async def verdict(self) -> Verdict:
+        """End the input, let one daemon more finish what is left, end all, and return the oracle's verdict."""
+        if hasattr(self, "_input"):
+            self._stop.set()
+            await self._input
+        await self._workload.close()
+        for daemon in self.daemons:
+            daemon.process.send_signal(signal.SIGCONT)
+        self.start()
+        topics = self.topics
+        records = await asyncio.to_thread(read_committed, topics.bootstrap, topics.input)
+        expected = await asyncio.to_thread(expect, records, self.bench.bundle)
+        self.bench.say(
+            f"{self.name}: {len(records):,} records, {len(expected.sessions):,} sessions expected; {dict(self.faults)}"
+        )
+        await settled(topics, expected, _QUIET_S)
+        for daemon in list(self.daemons):
+            if daemon.process.poll() is None:
+                await self.leave(daemon)
+        # The markers of the last transactions may take a moment to be written.
+        deadline_s = time.monotonic() + _MARKERS_WITHIN_S
+        while True:
+            told = judge(expected, await asyncio.to_thread(published, topics))
+            if told.ok or time.monotonic() > deadline_s:
+                break
+            await asyncio.sleep(2.0)
+        if self.wrong:
+            told.findings["daemons that did not end as they should"] = self.wrong
+        return told
+
+    def _forget(self, daemon: DaemonProcess) -> None:
+        self.daemons.remove(daemon)
+
+    async def __aenter__(self) -> Self:
+        self._workload = Workload(self.topics.bootstrap, self.topics.input, self.partitions, seed=self._seed)
+        await self._workload.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop.set()
+        if hasattr(self, "_input"):
+            self._input.cancel()
+        for daemon in self.daemons:
+            daemon.process.kill()
+        await self._workload.__aexit__()
+
+
+@asynccontextmanager
+async def trial(
+    bench: Bench, name: str, rng: random.Random, *, partitions: int = 4, cluster: Cluster | None = None
+) -> AsyncIterator[Trial]:
+    """Yield a trial with topics of its own on the bench's cluster, or on another one."""
+    bootstrap = (cluster or bench.cluster).bootstrap
+    topics = await Topics.create(bootstrap, partitions=partitions)
+    state = None
+    if "state_topic" in DaemonSettings.model_fields:
+        state = unique_name("state")
+        await create_topic(bootstrap, state, partitions, {"cleanup.policy": "compact"})
+    async with Trial(
+        bench, name, topics=topics, state=state, partitions=partitions, seed=rng.randrange(2**31)
+    ) as running:
+        yield running
