@@ -8,7 +8,7 @@ BIN := .venv/bin
 # Compiled imports are kept: without them every process of the suite and the demo compiles torch anew, ten seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test lint format lock real-run memory-run quality report clean
+.PHONY: help venv demo test lint format lock real-run memory-run faults faults-quick quality report clean
 
 help:
 	@echo "make demo        train, calibrate and stream recorded OpenStack logs on this machine, alerts shown (Ctrl-C ends it)"
@@ -18,6 +18,8 @@ help:
 	@echo "make lock        resolve the versions in requirements.lock and requirements-uv.lock anew"
 	@echo "make real-run    train, calibrate and stream real failures through a real Kafka; figures of the report"
 	@echo "make memory-run  twenty minutes of simulated load; the daemon's memory over time"
+	@echo "make faults      kill, stop, cut off and restart daemons and brokers for hours; all must come out exactly once"
+	@echo "make faults-quick  the same in minutes"
 	@echo "make quality     detection quality by a fixed protocol: three seeds, ablations, one table (about an hour on two cores)"
 	@echo "make report      docs/technical-report.md and its figures, from the results of make quality"
 	@echo "make clean       remove caches and build output (rm -rf .venv to set up anew)"
@@ -37,6 +39,12 @@ real-run: .venv/.ready
 
 memory-run: .venv/.ready
 	@exec $(BIN)/python -m benchmarks.memory_run $(ARGS)
+
+faults: .venv/.ready
+	@exec $(BIN)/python -m faults.run $(ARGS)
+
+faults-quick: .venv/.ready
+	@exec $(BIN)/python -m faults.run --quick $(ARGS)
 
 quality: .venv/.ready
 	$(BIN)/python -m benchmarks.quality $(ARGS)
