@@ -33,7 +33,7 @@ from confluent_kafka.admin import AdminClient
 from tests.kafka_security import LISTENERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from tests.kafka_security import Security
 
@@ -158,7 +158,9 @@ class KafkaServer:
     def __enter__(self) -> Self:
         libs = kafka_libs()
         self.folder.mkdir(parents=True, exist_ok=True)
-        ports = free_ports(2 * self.brokers)
+        # Nobody listens yet on the ports that a proxy will have.
+        promised = {int(each.rpartition(":")[2]) for one in self.further for each in (one.bind, one.advertised)}
+        ports = free_ports(2 * self.brokers, besides=promised)
         for place in range(self.brokers):
             folder = self.folder / f"broker-{place}"
             folder.mkdir()
@@ -313,12 +315,14 @@ def _secured(properties: str, security: Security) -> str:
     return "\n".join(lines) + "\n"
 
 
-def free_ports(count: int) -> list[int]:
-    """Return so many ports of this machine that nobody listens on."""
+def free_ports(count: int, besides: Collection[int] = ()) -> list[int]:
+    """Return so many ports of this machine that nobody listens on, none of them in `besides`."""
     found: list[int] = []
     for port in random.SystemRandom().sample(_PORTS, k=len(_PORTS)):
         if len(found) == count:
             break
+        if port in besides:
+            continue
         with socket.socket() as trial:
             try:
                 trial.bind(("127.0.0.1", port))
