@@ -314,7 +314,7 @@ def _judge_scores(
         lines += score["session"]["lines"]
         known = expected.sessions.get(identity)
         if known is None:
-            findings["scores unexpected"].append(f"{identity}: {score['session']}")
+            findings["scores unexpected"].append(f"{identity}: {_told(score['session'])}")
         else:
             _differences(known, score["session"], score["statistics"], "scores that differ", findings)
     for identity in expected.sessions:
@@ -347,7 +347,7 @@ def _judge_alerts(
         final[identity].append(record.offset)
         ids[identity].add(alert["event"]["id"])
         if known is None or not (known.anomalous or known.borderline):
-            findings["alerts unexpected"].append(f"{identity}: {told['session']}")
+            findings["alerts unexpected"].append(f"{identity}: {_told(told['session'])}")
         else:
             _differences(known, told["session"], told["statistics"], "alerts that differ", findings)
     for identity, known in expected.sessions.items():
@@ -404,6 +404,10 @@ def _of_score(score: Mapping[str, Any]) -> Identity:
 def _of_session(session: Mapping[str, Any]) -> Identity:
     source = session["source"]
     return Identity(source["partition"], session["kind"], session["key"], session["part"], source["first_offset"])
+
+
+def _told(session: Mapping[str, Any]) -> str:
+    return f"{session['lines']} lines to offset {session['source']['last_offset']}, closed by {session['close_reason']}"
 
 
 def _in_no_session(fates: Mapping[str, int]) -> int:

@@ -14,8 +14,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import matplotlib as mpl
+
 from loggpt_stream import __version__
 from tests.kafka_server import KAFKA_VERSION
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,7 +100,7 @@ def markdown(results: Sequence[Result]) -> str:
         told += [f"**{each.scenario}**: {each.description}", "", f"    {each.command}", ""]
         told += _findings(each)
         if each.samples:
-            told += _curves(each.samples)
+            told += [f"![Memory and lag of {each.scenario}]({_curves_name(each)})", "", *_table(each.samples)]
     every = sorted({f"{name} {number}" for each in ordered for name, number in each.versions.items()})
     told += ["## Versions", "", ", ".join(every) + ".", ""]
     return "\n".join(told)
@@ -109,8 +114,28 @@ def _findings(result: Result) -> list[str]:
     return [*told, ""] if told else []
 
 
-def _curves(samples: Sequence[Mapping[str, float]]) -> list[str]:
-    """Return the soak's samples as a table of at most twelve rows."""
+def curves(result: Result, folder: Path) -> Path:
+    """Draw the samples of a result into a PNG file in `folder`, under the name that the report has for it."""
+    minutes = [each["at_s"] / 60 for each in result.samples]
+    figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+    axis.plot(minutes, [each["rss_mb"] for each in result.samples], label="RSS")
+    axis.set(xlabel="minutes", ylabel="RSS of the largest daemon (MB)", ylim=(0, None))
+    other = axis.twinx()
+    other.plot(minutes, [each["lag_records"] for each in result.samples], color="tab:orange", label="lag")
+    other.set(ylabel="records behind", ylim=(0, None))
+    figure.legend(loc="outside lower center", ncol=2)
+    path = folder / _curves_name(result)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
+
+
+def _curves_name(result: Result) -> str:
+    return f"fault-suite-{result.scenario}-{result.seed}.png"
+
+
+def _table(samples: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return samples as a table of about twelve rows."""
     names = list(samples[0])
     rows = samples[:: max(1, len(samples) // 12)]
     told = ["| " + " | ".join(names) + " |", "| " + " | ".join("---" for _ in names) + " |"]
@@ -124,7 +149,11 @@ def main() -> None:
     parser.add_argument("results", type=Path, nargs="+", help="JSON files that python -m faults.run wrote")
     parser.add_argument("--out", type=Path, default=Path("docs/reports/fault-suite.md"), help="file of the report")
     options = parser.parse_args()
-    options.out.write_text(markdown([Result.read(path) for path in options.results]))
+    results = [Result.read(path) for path in options.results]
+    options.out.write_text(markdown(results))
+    for each in results:
+        if each.samples:
+            curves(each, options.out.parent)
     print(options.out)
 
 

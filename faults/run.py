@@ -3,6 +3,7 @@
     python -m faults.run --quick                  each scenario once, small (make faults-quick)
     python -m faults.run                          all of it, hours
     python -m faults.run --only kill9 --rounds 200 --seed 7
+    python -m faults.run --only failpoints --points 'commit|aiokafka.producer.transaction_manager'
     python -m faults.run --only soak --minutes 120
 
 Starts three real brokers and daemons with a tiny model. Each scenario prints its seed and ends with the oracle's
@@ -25,16 +26,17 @@ from typing import Final
 
 from faults.cluster import cluster
 from faults.report import Result, now, versions
-from faults.scenarios import SCENARIOS, Outcome, Size
+from faults.scenarios import DAEMON_POINTS, SCENARIOS, Outcome, Size
 from faults.trial import Bench
 from faults.zygote import Zygote
+from loggpt_stream.errors import UserError
 from tests.kafka_server import missing_programs
 from tests.tiny_bundle import tiny_bundle
 
 _FULL: Final = Size(rounds=200, minutes=120.0)
 _QUICK: Final = Size(rounds=4, minutes=2.0)
 # Rounds that wait for brokers or for a session timeout take most of a minute each.
-_SLOW: Final = {"zombies": 0.2, "rolling": 0.1, "leaders": 0.15, "partition": 0.2, "storm": 0.5, "cuts": 0.5}
+_SLOW: Final = {"zombies": 0.2, "rolling": 0.05, "leaders": 0.15, "partition": 0.2, "storm": 0.5, "cuts": 0.5}
 _LEAST_ROUNDS: Final = 3
 
 
@@ -46,6 +48,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="faults of each scenario")
     parser.add_argument("--minutes", type=float, help="length of the soak")
     parser.add_argument("--rate", type=float, default=300.0, help="records a second of input (default: 300)")
+    parser.add_argument("--points", default=DAEMON_POINTS, help="pattern of the awaits to be killed at (the daemon's)")
     parser.add_argument("--seed", type=int, help="of the faults and the input (default: another each time)")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/faults"), help="folder of results (default: runs/faults)"
@@ -55,7 +58,10 @@ def main() -> int:
     if missing:
         parser.error(missing)
     options.out.mkdir(parents=True, exist_ok=True)
-    return asyncio.run(run(options))
+    try:
+        return asyncio.run(run(options))
+    except UserError as error:
+        parser.error(str(error))
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -82,13 +88,14 @@ def size(options: argparse.Namespace, name: str) -> Size:
     """Return how much of a scenario is wanted."""
     base = _QUICK if options.quick else _FULL
     rounds = options.rounds or max(_LEAST_ROUNDS, round(base.rounds * _SLOW.get(name, 1.0)))
-    return Size(rounds, options.minutes or base.minutes, options.rate)
+    return Size(rounds, options.minutes or base.minutes, options.rate, options.points)
 
 
 async def _scenario(bench: Bench, name: str, wanted: Size, seed: int, options: argparse.Namespace) -> bool:
     scenario = SCENARIOS[name]
     command = f"python -m faults.run --only {name} --rounds {wanted.rounds} --seed {seed} --rate {options.rate:g}"
     command += f" --minutes {wanted.minutes:g}" if name == "soak" else ""
+    command += f" --points '{wanted.points}'" if wanted.points != DAEMON_POINTS else ""
     bench.say(f"{name}: {command}")
     started, began_s = now(), time.monotonic()
     outcome: Outcome = await scenario(bench, random.Random(f"{name} {seed}"), wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,7 @@ from faults.cluster import BROKERS, cluster
 from faults.failpoints import Failpoint, enumerate_points, package_targets
 from faults.proxy import ADD_PARTITIONS_TO_TXN, END_TXN, INIT_PRODUCER_ID, OFFSET_COMMIT, PRODUCE
 from faults.trial import Bench, Trial, session_timeout_s, trial
+from loggpt_stream.errors import UserError
 
 if TYPE_CHECKING:
     import random
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from faults.proxy import Moment
     from tests.daemon_process import DaemonProcess
 
+DAEMON_POINTS: Final = r"^loggpt_stream\."
 _READY_WITHIN_S: Final = 90.0
 _SAMPLE_EVERY_S: Final = 5.0
 _POINT_WITHIN_S: Final = 15.0
@@ -36,11 +39,23 @@ _FEWEST, _USUAL = 3, 4
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of everything: `rounds` of a scenario, `minutes` of the soak, records a second of input."""
+    """How much of everything: `rounds` of a scenario, `minutes` of the soak, records a second of input.
+
+    points: pattern of the failpoints wanted. Those of the daemon, or of aiokafka's producer too where it says so.
+    """
 
     rounds: int
     minutes: float
     records_per_s: float = 300.0
+    points: str = DAEMON_POINTS
+
+    def failpoints(self) -> list[str]:
+        """Return the failpoints wanted. Raises `UserError` where there are none."""
+        known = enumerate_points([*package_targets("loggpt_stream.daemon"), *package_targets("aiokafka.producer")])
+        found = [point for point in known if re.search(self.points, point)]
+        if not found:
+            raise UserError(f"--points {self.points}: fits none of {len(known)} points, such as {known[0]}")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +95,13 @@ async def kill9(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             await asyncio.sleep(rng.uniform(0.1, 5.0))
             running.kill(daemon)
             running.start()
-            _progress(bench, running, number, size)
+            _progress(bench, running, number, size.rounds)
         return Outcome(await running.verdict(), running.faults)
 
 
 async def zombies(bench: Bench, rng: random.Random, size: Size) -> Outcome:
     """SIGSTOP a daemon, at a random moment or at a random await, until the group has given up on it; then SIGCONT."""
-    points = enumerate_points(package_targets("loggpt_stream.daemon"))
+    points = size.failpoints()
     async with trial(bench, "zombies", rng) as running:
         running.begin(size.records_per_s)
         running.start()
@@ -105,7 +120,7 @@ async def zombies(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             if zombie.process.poll() is None:
                 await running.leave(zombie)
             running.revive()
-            _progress(bench, running, number, size)
+            _progress(bench, running, number, size.rounds)
         return Outcome(await running.verdict(), running.faults)
 
 
@@ -115,11 +130,11 @@ async def rolling(bench: Bench, rng: random.Random, size: Size) -> Outcome:
         running.begin(size.records_per_s)
         for _ in range(2):
             await _ready(running.start())
-        for number in range(max(1, size.rounds // 3)):
+        for number in range(size.rounds):
             await bench.cluster.rolling_restart(running.all_topics)
             running.faults["rolling restart of three brokers"] += 1
             running.revive()
-            _progress(bench, running, number, size)
+            _progress(bench, running, number, size.rounds)
         return Outcome(await running.verdict(), running.faults)
 
 
@@ -151,7 +166,7 @@ async def leaders(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             await brokers.start(broker)
             await brokers.in_sync(running.all_topics)
             running.revive()
-            _progress(bench, running, number, size)
+            _progress(bench, running, number, size.rounds)
         return Outcome(await running.verdict(), running.faults)
 
 
@@ -173,11 +188,12 @@ async def cuts(bench: Bench, rng: random.Random, size: Size) -> Outcome:
     proxy = bench.cluster.proxy
     if proxy is None:
         raise ValueError("this cluster has no proxy")
+    rounds = max(size.rounds, len(_CUTS))
     async with trial(bench, "cuts", rng) as running:
         running.begin(size.records_per_s)
         for _ in range(2):
             await _ready(running.start(bootstrap=proxy.bootstrap))
-        for number in range(max(size.rounds, len(_CUTS))):
+        for number in range(rounds):
             key, name, moment = _CUTS[number % len(_CUTS)]
             cut = proxy.cut_at(key, moment, times=rng.randint(1, 3))
             if key == INIT_PRODUCER_ID:
@@ -190,7 +206,7 @@ async def cuts(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             proxy.heal()
             await asyncio.sleep(rng.uniform(0.2, 2.0))
             running.revive()
-            _progress(bench, running, number, size)
+            _progress(bench, running, number, rounds)
         return Outcome(await running.verdict(), running.faults)
 
 
@@ -224,7 +240,7 @@ async def partition(bench: Bench, rng: random.Random, size: Size) -> Outcome:
                 await asyncio.sleep(rng.uniform(1.0, 5.0))
                 if running.revive():
                     start()
-                _progress(bench, running, number, size)
+                _progress(bench, running, number, size.rounds)
             return Outcome(await running.verdict(), running.faults)
 
 
@@ -246,7 +262,7 @@ async def _black_holes(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             running.faults[f"black hole {' and '.join(directions)}"] += 1
             await asyncio.sleep(rng.uniform(1.0, 5.0))
             running.revive()
-            _progress(bench, running, number, size)
+            _progress(bench, running, number, size.rounds)
         return Outcome(await running.verdict(), running.faults)
 
 
@@ -267,7 +283,7 @@ async def storm(bench: Bench, rng: random.Random, size: Size) -> Outcome:
                 running.faults["member left"] += 1
             else:
                 running.kill(rng.choice(running.daemons))
-            _progress(bench, running, number, size)
+            _progress(bench, running, number, size.rounds)
         for wanted in (1, 8, 2):
             while len(running.daemons) < wanted:
                 running.start()
@@ -279,8 +295,8 @@ async def storm(bench: Bench, rng: random.Random, size: Size) -> Outcome:
 
 
 async def failpoints(bench: Bench, rng: random.Random, size: Size) -> Outcome:
-    """Kill a daemon before and after each await of its package: life after life on one stream of input."""
-    whens = [(point, when) for point in enumerate_points(package_targets("loggpt_stream.daemon")) for when in _WHENS]
+    """Kill a daemon before and after each await of its code: life after life on one stream of input."""
+    whens = [(point, when) for point in size.failpoints() for when in _WHENS]
     if size.rounds < len(whens):
         whens = sorted(rng.sample(whens, min(len(whens), 3 * size.rounds)))
     outcome: Outcome | None = None
@@ -397,8 +413,8 @@ def _heads(rng: random.Random) -> bool:
     return rng.random() < 1 / 2
 
 
-def _progress(bench: Bench, running: Trial, number: int, size: Size) -> None:
-    bench.say(f"{running.name}: {number + 1} of {size.rounds}: {dict(running.faults)}")
+def _progress(bench: Bench, running: Trial, number: int, rounds: int) -> None:
+    bench.say(f"{running.name}: {number + 1} of {rounds}: {dict(running.faults)}")
 
 
 SCENARIOS: Final[dict[str, Scenario]] = {

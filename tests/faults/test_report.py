@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from faults.report import Result, markdown, now, versions
+import pytest
+
+from faults.report import Result, curves, markdown, now, versions
 from faults.run import size
-from faults.scenarios import SCENARIOS
+from faults.scenarios import DAEMON_POINTS, SCENARIOS, Size
+from loggpt_stream.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,19 +51,34 @@ def test_the_report_has_a_row_a_scenario_with_what_was_found_and_the_command_tha
     assert text.index("| kill9") < text.index("| storm")
 
 
-def test_the_soaks_samples_are_a_short_table() -> None:
-    samples = [{"at_s": 5.0 * number, "rss_mb": 400.0 + number} for number in range(1000)]
-    rows = [line for line in markdown([result("soak", {}, samples)]).splitlines() if line.startswith("| ")]
-    assert "| at_s | rss_mb |" in rows
+def test_the_soaks_samples_are_a_short_table_and_curves(tmp_path: Path) -> None:
+    samples = [
+        {"at_s": 5.0 * number, "daemons": 2, "rss_mb": 400.0 + number, "lag_records": 3.0} for number in range(1000)
+    ]
+    soak = result("soak", {}, samples)
+    text = markdown([soak])
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert "| at_s | daemons | rss_mb | lag_records |" in rows
     assert len(rows) < 30
+    assert f"]({curves(soak, tmp_path).name})" in text
+    assert curves(soak, tmp_path).read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_scenario_says_what_it_does_and_a_quick_run_is_small() -> None:
     for name, scenario in SCENARIOS.items():
         assert (scenario.__doc__ or "").strip().endswith(".")
-        options = argparse.Namespace(quick=True, rounds=None, minutes=None, rate=300.0)
+        options = argparse.Namespace(quick=True, rounds=None, minutes=None, rate=300.0, points=DAEMON_POINTS)
         assert size(options, name).rounds <= 4
         assert size(argparse.Namespace(**{**vars(options), "quick": False}), name).rounds >= 10
+
+
+def test_points_are_chosen_by_a_pattern_and_none_is_a_mistake() -> None:
+    daemons = Size(1, 1.0).failpoints()
+    assert {point.split(".")[0] for point in daemons} == {"loggpt_stream"}
+    clients = Size(1, 1.0, points=r"aiokafka\.producer\.sender").failpoints()
+    assert {point.split(":")[0] for point in clients} == {"aiokafka.producer.sender"}
+    with pytest.raises(UserError, match="--points nowhere: fits none of"):
+        Size(1, 1.0, points="nowhere").failpoints()
 
 
 def test_times_are_in_utc_to_the_second() -> None:
