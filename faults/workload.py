@@ -45,7 +45,7 @@ class Workload:
     sent: records so far, without those that close.
     """
 
-    def __init__(self, bootstrap: str, topic: str, partitions: int, *, seed: int, concurrency: int = 60) -> None:
+    def __init__(self, bootstrap: str, topic: str, partitions: int, *, seed: int, concurrency: int = 20) -> None:
         """`concurrency`: instances at work at the same time, over all partitions."""
         self.sent = 0
         self._topic = topic
