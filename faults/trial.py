@@ -123,7 +123,11 @@ class Trial:
         self.faults["kill -9"] += 1
 
     async def leave(self, daemon: DaemonProcess) -> None:
-        """End a daemon with SIGTERM; anything but a clean end is noted."""
+        """End a daemon with SIGTERM; anything but a clean end is noted.
+
+        A failpoint that stops it may only be met on this way: so it is woken again and again.
+        """
+        waking = asyncio.create_task(_keep_awake(daemon))
         try:
             code = await daemon.terminate(_END_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 - a daemon that hangs is a finding, and the trial goes on to its verdict
@@ -132,6 +136,8 @@ class Trial:
         else:
             if code != 0:
                 self.wrong.append(f"exit code {code} after SIGTERM: {daemon.log_path}")
+        finally:
+            waking.cancel()
         self._forget(daemon)
 
     async def died(self, daemon: DaemonProcess, within_s: float) -> bool:
@@ -223,6 +229,12 @@ class Trial:
         for daemon in self.daemons:
             daemon.process.kill()
         await self._workload.__aexit__()
+
+
+async def _keep_awake(daemon: DaemonProcess) -> None:
+    while daemon.process.poll() is None:
+        daemon.process.send_signal(signal.SIGCONT)
+        await asyncio.sleep(1.0)
 
 
 @asynccontextmanager
