@@ -6,7 +6,7 @@ import asyncio
 import re
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from faults import netns
 from faults.cluster import BROKERS, cluster
 from faults.failpoints import Failpoint, enumerate_points, package_targets
 from faults.proxy import ADD_PARTITIONS_TO_TXN, END_TXN, INIT_PRODUCER_ID, OFFSET_COMMIT, PRODUCE
-from faults.trial import Bench, Trial, session_timeout_s, trial
+from faults.trial import SESSION_TIMEOUT_S, Bench, Trial, trial
 from loggpt_stream.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,12 +72,12 @@ class Sample:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a scenario."""
+    """What came of a scenario. unreached: failpoints that no daemon came to."""
 
     verdict: Verdict
     faults: Counter[str]
     samples: list[Sample] = field(default_factory=list)
-    skipped: str = ""
+    unreached: list[str] = field(default_factory=list)
 
 
 Scenario = Callable[[Bench, "random.Random", Size], Awaitable[Outcome]]
@@ -114,7 +114,7 @@ async def zombies(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             await _ready(zombie, 20.0)
             await asyncio.sleep(rng.uniform(0.1, 3.0))
             zombie.process.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(session_timeout_s() + rng.uniform(1.0, 8.0))
+            await asyncio.sleep(SESSION_TIMEOUT_S + rng.uniform(1.0, 8.0))
             zombie.process.send_signal(signal.SIGCONT)
             running.faults["SIGSTOP past the session timeout"] += 1
             await asyncio.sleep(rng.uniform(0.5, 6.0))
@@ -156,9 +156,8 @@ async def leaders(bench: Bench, rng: random.Random, size: Size) -> Outcome:
                 "input leader": lambda partition=partition: brokers.leader(running.topics.input, partition),  # type: ignore[misc]
                 "alert leader": lambda: brokers.leader(running.topics.alerts, 0),
             }
-            state = running.state
-            if state is not None:
-                sorts["state leader"] = lambda state=state, partition=partition: brokers.leader(state, partition)  # type: ignore[misc]
+            state = running.topics.state
+            sorts["state leader"] = lambda state=state, partition=partition: brokers.leader(state, partition)  # type: ignore[misc]
             sort, find = list(sorts.items())[number % len(sorts)]
             broker = await find()
             await brokers.kill(broker)
@@ -203,7 +202,7 @@ async def cuts(bench: Bench, rng: random.Random, size: Size) -> Outcome:
                 running.start(bootstrap=proxy.bootstrap)
             with suppress(TimeoutError):
                 # A killed daemon's partitions have a new owner once the group has missed it.
-                await cut.wait(_ACTS_WITHIN_S + (session_timeout_s() if key == INIT_PRODUCER_ID else 0))
+                await cut.wait(_ACTS_WITHIN_S + (SESSION_TIMEOUT_S if key == INIT_PRODUCER_ID else 0))
             running.faults[f"connection cut at a {name} {moment}"] += cut.fired
             proxy.heal()
             await asyncio.sleep(rng.uniform(0.2, 2.0))
@@ -235,7 +234,7 @@ async def partition(bench: Bench, rng: random.Random, size: Size) -> Outcome:
                 broken = [rng.randrange(BROKERS)] if number % 3 else list(range(BROKERS))
                 for broker in broken:
                     island.cut(broker)
-                await asyncio.sleep(rng.choice((3.0, session_timeout_s() + 4.0)))
+                await asyncio.sleep(rng.choice((3.0, SESSION_TIMEOUT_S + 4.0)))
                 for broker in broken:
                     island.join(broker)
                 running.faults["cut off from one broker" if number % 3 else "cut off from all brokers"] += 1
@@ -259,7 +258,7 @@ async def _black_holes(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             directions = rng.choice((("to_broker",), ("to_client",), ("to_broker", "to_client")))
             for broker in broken:
                 broker.black_hole(*directions)
-            await asyncio.sleep(rng.choice((3.0, session_timeout_s() + 4.0)))
+            await asyncio.sleep(rng.choice((3.0, SESSION_TIMEOUT_S + 4.0)))
             proxy.heal()
             running.faults[f"black hole {' and '.join(directions)}"] += 1
             await asyncio.sleep(rng.uniform(1.0, 5.0))
@@ -304,11 +303,12 @@ async def failpoints(bench: Bench, rng: random.Random, size: Size) -> Outcome:
     outcome: Outcome | None = None
     for first in range(0, len(whens), _POINTS_A_TRIAL):
         some = whens[first : first + _POINTS_A_TRIAL]
-        found = await _die_at(bench, rng, size, some)
+        found = await die_at(bench, rng, size, some)
         if outcome is None:
             outcome = found
         else:
-            outcome = Outcome(outcome.verdict.beside(found.verdict), outcome.faults + found.faults)
+            both = outcome.verdict.beside(found.verdict), outcome.faults + found.faults
+            outcome = Outcome(*both, unreached=outcome.unreached + found.unreached)
         if not found.verdict.ok:
             bench.say(f"failpoints: wrong after one of {[f'{when} {point}' for point, when in some]}")
         bench.say(f"failpoints: {first + len(some)} of {len(whens)}")
@@ -320,15 +320,17 @@ async def failpoints(bench: Bench, rng: random.Random, size: Size) -> Outcome:
 _WHENS: Final[tuple[When, ...]] = ("before", "after")
 
 
-async def _die_at(bench: Bench, rng: random.Random, size: Size, points: list[tuple[str, When]]) -> Outcome:
+async def die_at(bench: Bench, rng: random.Random, size: Size, points: Sequence[tuple[str, When]]) -> Outcome:
+    """Let one daemon after the other die at these points, each once."""
+    unreached = []
     async with trial(bench, "failpoints", rng, partitions=2) as running:
         running.begin(size.records_per_s)
         for point, when in points:
             # Some are passed once in a life, so each is tried at its first hit; later ones find sessions open.
             failpoint = Failpoint(point, when, 1 if when == "before" else rng.choice((1, 2, 5)))
-            daemon = running.start(failpoint=failpoint)
-            # The one before it was killed too: there is nothing to do before the group has missed that.
-            if await running.died(daemon, session_timeout_s() + _ACTS_WITHIN_S):
+            # Under the name of the one before it, which was killed too: else the group would first have to miss that.
+            daemon = running.start("--instance-id", "mortal", failpoint=failpoint)
+            if await running.died(daemon, SESSION_TIMEOUT_S + _ACTS_WITHIN_S):
                 running.faults["killed at a failpoint"] += 1
                 continue
             # What stands at the end of a daemon's life comes when it is told to end.
@@ -336,9 +338,9 @@ async def _die_at(bench: Bench, rng: random.Random, size: Size, points: list[tup
             if await running.died_or_ended(daemon, _READY_WITHIN_S):
                 running.faults["killed at a failpoint"] += 1
             else:
-                running.faults["failpoint not reached"] += 1
+                unreached.append(f"{when} {point}")
                 bench.say(f"failpoints: not reached: {when} {point}")
-        return Outcome(await running.verdict(), running.faults)
+        return Outcome(await running.verdict(), running.faults, unreached=unreached)
 
 
 async def soak(bench: Bench, rng: random.Random, size: Size) -> Outcome:
@@ -373,7 +375,7 @@ async def _any_fault(bench: Bench, running: Trial, rng: random.Random, bootstrap
             running.start(bootstrap=bootstrap)
         case "stop":
             daemon.process.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(session_timeout_s() + 3.0)
+            await asyncio.sleep(SESSION_TIMEOUT_S + 3.0)
             daemon.process.send_signal(signal.SIGCONT)
             running.faults["SIGSTOP past the session timeout"] += 1
         case "broker":

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Final, Self
 
 from faults.oracle import Verdict, expect, judge, published, read_committed, settled
 from faults.workload import Workload
-from loggpt_stream.daemon.settings import DaemonSettings
 from tests.daemon_process import DaemonProcess, Topics
-from tests.kafka_server import create_topic, unique_name
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
     from faults.cluster import Cluster
@@ -28,15 +26,13 @@ if TYPE_CHECKING:
     from faults.zygote import Zygote
     from loggpt_stream.model.bundle import Bundle
 
+# After how long the group misses a daemon: less than the daemon's default, so that takeovers are quick.
 SESSION_TIMEOUT_S: Final = 6
-_OLD_SESSION_TIMEOUT_S: Final = 30
 _END_TIMEOUT_S: Final = 60.0
 _MARKERS_WITHIN_S: Final = 30.0
 # How long nothing new may come before what is missing counts as missing: a killed member's partitions are taken over
 # after the session timeout, and a transaction that it left open is aborted after the transaction timeout.
 _QUIET_S: Final = 60.0
-# Those that a daemon has are passed: they make takeovers quick.
-_QUICK_FLAGS: Final = {"session_timeout_s": str(SESSION_TIMEOUT_S)}
 
 
 @dataclass(slots=True)
@@ -54,24 +50,16 @@ class Bench:
         print(f"{time.monotonic() - self.began_s:8.1f} s  {text}", flush=True)
 
 
-def session_timeout_s() -> int:
-    """Return after how long the group misses a daemon."""
-    return SESSION_TIMEOUT_S if "session_timeout_s" in DaemonSettings.model_fields else _OLD_SESSION_TIMEOUT_S
-
-
 class Trial:
     """From `begin` to `verdict`: daemons come and go, input flows, faults are counted.
 
-    state: name of the state topic, None where the daemon has none. faults: how many of which sort there have been.
+    faults: how many of which sort there have been. wrong: daemons that did not end as they should.
     """
 
-    def __init__(
-        self, bench: Bench, name: str, *, topics: Topics, state: str | None, partitions: int, seed: int
-    ) -> None:
+    def __init__(self, bench: Bench, name: str, *, topics: Topics, partitions: int, seed: int) -> None:
         self.name = name
         self.bench = bench
         self.topics = topics
-        self.state = state
         self.partitions = partitions
         self.daemons: list[DaemonProcess] = []
         self.faults: Counter[str] = Counter()
@@ -79,6 +67,7 @@ class Trial:
         self._seed = seed
         self._killed: set[int] = set()
         self._stop = asyncio.Event()
+        self._finished = False
         self._input: asyncio.Task[None]
         self._workload: Workload
 
@@ -86,8 +75,7 @@ class Trial:
     def all_topics(self) -> list[str]:
         """Return the names of the trial's topics."""
         topics = self.topics
-        names = [topics.input, topics.alerts, topics.dead_letters, topics.scores]
-        return names if self.state is None else [*names, self.state]
+        return [topics.input, topics.alerts, topics.dead_letters, topics.scores, topics.state]
 
     def transactional_id(self, partition: int) -> str:
         """Return under which id the daemon writes what comes of an input partition."""
@@ -104,11 +92,7 @@ class Trial:
         """Start one more daemon, with these flags beside those that every trial needs."""
         topics = replace(self.topics, bootstrap=bootstrap or self.topics.bootstrap)
         wanted = [*topics.flags(), "--bundle", str(self.bench.bundle.path), "--drift", "off", "--clock-speed", "1e-6"]
-        if self.state is not None and "--state-topic" not in wanted:
-            wanted += ["--state-topic", self.state]
-        for field_name, value in _QUICK_FLAGS.items():
-            if field_name in DaemonSettings.model_fields:
-                wanted += [f"--{field_name.replace('_', '-')}", value]
+        wanted += ["--session-timeout-s", str(SESSION_TIMEOUT_S)]
         launch = partial(self.bench.zygote.start, failpoint=failpoint, netns=netns)
         daemon = DaemonProcess(self.bench.folder, [*wanted, *flags], start=launch, http_host=http_host)
         self.daemons.append(daemon)
@@ -184,12 +168,27 @@ class Trial:
         """Send so many records of input at once."""
         await self._workload.send(records)
 
-    async def verdict(self) -> Verdict:
-        """End the input, let one daemon more finish what is left, end all, and return the oracle's verdict."""
+    async def put(self, values: Iterable[bytes | None], *, late_s: float = 0.0, partition: int = 0) -> None:
+        """Send these records, dated (by Kafka) so long before the newest one."""
+        await self._workload.put(values, late_s=late_s, partition=partition)
+
+    def at(self, instance: str, text: str, *, late_s: float = 0.0) -> bytes:
+        """Return a line of an instance, dated (by itself) so long before the newest record."""
+        return self._workload.line(instance, text, late_s=late_s)
+
+    async def finish_input(self) -> None:
+        """End the input with the lines that close all sessions; nothing where that was done."""
+        if self._finished:
+            return
+        self._finished = True
         if hasattr(self, "_input"):
             self._stop.set()
             await self._input
         await self._workload.close()
+
+    async def verdict(self) -> Verdict:
+        """End the input, let one daemon more finish what is left, end all, and return the oracle's verdict."""
+        await self.finish_input()
         for daemon in self.daemons:
             daemon.process.send_signal(signal.SIGCONT)
         self.start()
@@ -244,11 +243,5 @@ async def trial(
     """Yield a trial with topics of its own on the bench's cluster, or on another one."""
     bootstrap = (cluster or bench.cluster).bootstrap
     topics = await Topics.create(bootstrap, partitions=partitions)
-    state = None
-    if "state_topic" in DaemonSettings.model_fields:
-        state = unique_name("state")
-        await create_topic(bootstrap, state, partitions, {"cleanup.policy": "compact"})
-    async with Trial(
-        bench, name, topics=topics, state=state, partitions=partitions, seed=rng.randrange(2**31)
-    ) as running:
+    async with Trial(bench, name, topics=topics, partitions=partitions, seed=rng.randrange(2**31)) as running:
         yield running

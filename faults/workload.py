@@ -20,7 +20,7 @@ from loggpt_stream.simulator.library import load_library
 from loggpt_stream.simulator.load import Load, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from loggpt_stream.simulator.library import Library
 
@@ -60,6 +60,7 @@ class Workload:
             linger_ms=5,
             # Brokers are killed meanwhile: a record that is given up would end the run.
             request_timeout_ms=180_000,
+            max_request_size=2_000_000,
         )
 
     async def __aenter__(self) -> Self:
@@ -86,15 +87,21 @@ class Workload:
 
     async def close(self) -> None:
         """Send to each partition the line that closes all sessions but its own."""
-        end_ms = self._newest_ms + _CLOSING_AFTER_MS
-        at = datetime.fromtimestamp(end_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.000")
-        end_ms -= end_ms % 1000
+        self._newest_ms += _CLOSING_AFTER_MS
         for partition in range(self._partitions):
-            instance = f"ffffffff-0000-4000-8000-{partition:012}"
-            line = f"{at} 7 INFO nova.compute.manager [-] [instance: {instance}] The end"
-            await self._producer.send_and_wait(
-                self._topic, line.encode(), key=instance.encode(), partition=partition, timestamp_ms=end_ms
-            )
+            await self.put([self.line(f"ffffffff-0000-4000-8000-{partition:012}", "The end")], partition=partition)
+
+    def line(self, instance: str, text: str, *, late_s: float = 0.0) -> bytes:
+        """Return a line of an instance, dated so long before the newest record."""
+        at = datetime.fromtimestamp(self._newest_ms // 1000 - late_s, UTC).strftime("%Y-%m-%d %H:%M:%S.000")
+        return f"{at} 7 INFO nova.compute.manager [-] [instance: {instance}] {text}".encode()
+
+    async def put(self, values: Iterable[bytes | None], *, late_s: float = 0.0, partition: int = 0) -> None:
+        """Send these records, dated (by Kafka) so long before the newest one, and wait until the brokers have them."""
+        at_ms = self._newest_ms - self._newest_ms % 1000 - round(late_s * 1000)
+        for value in values:
+            key = b"another" if value is None else None
+            await self._producer.send_and_wait(self._topic, value, key=key, partition=partition, timestamp_ms=at_ms)
 
     async def _put(self, records: int) -> None:
         for time_ms, partition, key, value in islice(self._records, records):

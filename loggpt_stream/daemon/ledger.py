@@ -85,7 +85,10 @@ class Ledger:
         """
         newest: dict[bytes, tuple[Mapping[str, Any], bytes]] = {}
         for key, value in records:
-            if key is None or key == BARRIER or not value:
+            if key is None or key == BARRIER:
+                continue
+            if value is None:
+                newest.pop(key, None)
                 continue
             said, _, frame = value.partition(b"\n")
             newest[key] = self._checked(said), frame

@@ -1,0 +1,360 @@
+"""The thirteen fault cases of the delivery design, each by its number, on three real brokers with real daemons.
+
+Every case ends with the oracle: an offline pass over the same input beside a `read_committed` reading of what was
+published. They are small here; `make faults` runs the same at length, and its results are in docs/reports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import orjson
+import pytest
+import pytest_asyncio
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+
+from faults import scenarios
+from faults.cluster import cluster
+from faults.failpoints import enumerate_points, package_targets
+from faults.oracle import expect, judge, published, read_committed, settled
+from faults.scenarios import Size, die_at
+from faults.trial import Bench, Trial, trial
+from loggpt_stream.daemon.ledger import Ledger
+from tests.kafka_server import create_topic
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from faults.zygote import Zygote
+    from loggpt_stream.lines.record import Record
+    from loggpt_stream.model.bundle import Bundle
+    from tests.daemon_process import DaemonProcess
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+VM = "0000000a-0000-4000-8000-00000000000a"
+SEED = 20_261_126
+
+
+def chance(case: int) -> random.Random:
+    return random.Random(SEED + case)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def bench(
+    kafka_programs: None, tmp_path_factory: pytest.TempPathFactory, zygote: Zygote, bundle: Bundle
+) -> AsyncIterator[Bench]:
+    del kafka_programs
+    folder = tmp_path_factory.mktemp("cases")
+    async with cluster(folder / "kafka") as brokers:
+        yield Bench(folder, brokers, zygote, bundle)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def one(bench: Bench) -> AsyncIterator[Trial]:
+    """A trial on a single partition, so that a case can say exactly what stands where."""
+    async with trial(bench, "case", chance(0), partitions=1) as running:
+        yield running
+
+
+async def reads(daemon: DaemonProcess, records: int) -> None:
+    await daemon.reached("loggpt_records_total", records)
+
+
+async def has_committed(running: Trial, daemon: DaemonProcess, records: int) -> None:
+    """Wait until a daemon has read so many records and written so much to the state topic."""
+    await reads(daemon, records)
+    transactions = await daemon.metric("loggpt_transactions_total")
+    await running.put([running.at(VM, "one line more")])
+    await daemon.reached("loggpt_transactions_total", transactions + 1)
+
+
+async def position(running: Trial, partition: int = 0) -> int:
+    """Return the newest position in the state topic."""
+    records = await asyncio.to_thread(read_committed, running.topics.bootstrap, running.topics.state)
+    ledger = Ledger(f"{running.topics.group} {running.topics.input}")
+    changes = ledger.read((record.key, record.value) for record in records if record.partition == partition)
+    return int(changes[-1]["position"])
+
+
+async def right(running: Trial) -> None:
+    verdict = await running.verdict()
+    assert verdict.ok, verdict.text()
+
+
+async def exits(daemon: DaemonProcess, code: int, *words: str) -> None:
+    """Wait until a daemon ends by itself with this code, saying these words."""
+    assert await asyncio.to_thread(daemon.process.wait, 60) == code, daemon.log_path.read_text()[-3000:]
+    log = daemon.log_path.read_text()
+    for each in words:
+        assert each in log
+
+
+async def test_case_01_kill_9_at_random_moments(bench: Bench) -> None:
+    outcome = await scenarios.kill9(bench, chance(1), Size(rounds=5, minutes=0))
+    assert outcome.verdict.ok, outcome.verdict.text()
+    assert outcome.faults["kill -9"] == 5
+
+
+# Where no life of a healthy daemon comes by, and why.
+_UNREACHED = {
+    "Owner.take_over:2:await self._log.confirm()": "only where the state looks damaged",
+    "TransactionalLog.confirm:1:await self._barrier()": "the same",
+}
+_MODULES = ("owner", "transactions", "tenure", "ledger", "compose")
+_FUNCTIONS = ("begin", "_find_position", "_is_another_topic", "owner")
+_NOT_OF_COMMIT = ("stop_client", "_bounded", "Tenure._pause", "Tenure._due")
+
+
+def points_of_commit_and_restore() -> list[str]:
+    """Return every await of what commits and restores, as it stands in the source."""
+    found = []
+    for point in enumerate_points(package_targets("loggpt_stream.daemon")):
+        module, function, *_ = point.removeprefix("loggpt_stream.daemon.").split(":")
+        named = module in _MODULES or function.partition(".")[2].partition(".")[0] in _FUNCTIONS
+        if named and not any(function.startswith(each) for each in _NOT_OF_COMMIT):
+            found.append(point)
+    return found
+
+
+async def test_case_02_a_kill_at_every_await_of_commit_and_restore(bench: Bench) -> None:
+    points = points_of_commit_and_restore()
+    assert len(points) > 40
+    outcome = await die_at(bench, chance(2), Size(0, 0), [(point, "before") for point in points])
+    assert outcome.verdict.ok, outcome.verdict.text()
+    # A new await that no daemon comes by is a hole in this test: say here why that is so, or change the test.
+    assert {each.partition(":")[2] for each in outcome.unreached} == set(_UNREACHED)
+
+
+async def test_case_03_a_daemon_stopped_past_the_session_timeout_commits_nothing_when_it_wakes(bench: Bench) -> None:
+    outcome = await scenarios.zombies(bench, chance(3), Size(rounds=2, minutes=0))
+    assert outcome.verdict.ok, outcome.verdict.text()
+
+
+async def test_case_04_brokers_are_restarted_one_after_the_other(bench: Bench) -> None:
+    outcome = await scenarios.rolling(bench, chance(4), Size(rounds=1, minutes=0))
+    assert outcome.verdict.ok, outcome.verdict.text()
+
+
+async def test_case_04_leaders_of_transaction_and_state_are_killed(bench: Bench) -> None:
+    outcome = await scenarios.leaders(bench, chance(4), Size(rounds=3, minutes=0))
+    assert outcome.verdict.ok, outcome.verdict.text()
+
+
+async def test_case_05_a_storm_of_rebalances(bench: Bench) -> None:
+    outcome = await scenarios.storm(bench, chance(5), Size(rounds=4, minutes=0))
+    assert outcome.verdict.ok, outcome.verdict.text()
+
+
+async def test_case_06_connections_are_cut_at_each_request_of_a_transaction(bench: Bench) -> None:
+    outcome = await scenarios.cuts(bench, chance(6), Size(rounds=10, minutes=0))
+    assert outcome.verdict.ok, outcome.verdict.text()
+    cut = [name for name, times in outcome.faults.items() if "EndTxn" in name and times]
+    assert len(cut) == 2, outcome.faults
+
+
+async def test_case_07_poison_records_become_dead_letters_or_lines_and_stop_nothing(one: Trial) -> None:
+    await one.send(500)
+    poison: list[bytes | None] = [
+        None,
+        b"",
+        b"\xff\xfe\xfd" * 50,
+        bytes(range(256)),
+        b'{"message": "cut off',
+        b"[" * 100_000,
+        b'{"time": 1e999, "message": "x"}',
+        one.at(VM, "x" * 950_000),
+        one.at(VM, "half a character \xe4").decode("utf-8").encode("latin-1"),
+    ]
+    await one.put(poison)
+    daemon = one.start()
+    await reads(daemon, 500 + len(poison))
+    await one.send(500)
+    await right(one)
+    letters = await asyncio.to_thread(read_committed, one.topics.bootstrap, one.topics.dead_letters)
+    assert len(letters) >= 5
+
+
+async def test_case_08_records_below_the_position_may_be_deleted(one: Trial) -> None:
+    await one.send(1_500)
+    daemon = one.start()
+    await has_committed(one, daemon, 1_500)
+    one.kill(daemon)
+    records = await asyncio.to_thread(read_committed, one.topics.bootstrap, one.topics.input)
+    at = await position(one)
+    await delete_records(one, before=at)
+    await one.send(500)
+    # What the oracle reads now lacks the beginning, which the daemon knows from its state.
+    after = await finish(one, records[:at])
+    assert after["loggpt_records_lost_total"] == 0
+
+
+async def test_case_08_records_above_the_position_that_are_deleted_are_said_to_be_lost(one: Trial) -> None:
+    await one.send(1_000)
+    daemon = one.start()
+    await has_committed(one, daemon, 1_000)
+    one.kill(daemon)
+    at = await position(one)
+    before = (await asyncio.to_thread(read_committed, one.topics.bootstrap, one.topics.input))[:at]
+    await one.send(500)
+    await delete_records(one, before=at + 100)
+    after = await finish(one, before)
+    assert after["loggpt_records_lost_total"] == 100
+
+
+async def test_case_08_a_topic_made_anew_is_noticed_and_what_was_open_is_judged_as_it_is(one: Trial) -> None:
+    await one.send(1_000)
+    await one.put([one.at(VM, "before")])
+    daemon = one.start()
+    await has_committed(one, daemon, 1_001)
+    open_sessions = await daemon.metric("loggpt_sessions_open")
+    one.kill(daemon)
+    old = await asyncio.to_thread(read_committed, one.topics.bootstrap, one.topics.input)
+    admin = AIOKafkaAdminClient(bootstrap_servers=one.topics.bootstrap)
+    await admin.start()
+    await admin.delete_topics([one.topics.input])
+    await admin.close()
+    await asyncio.sleep(2.0)
+    await create_topic(one.topics.bootstrap, one.topics.input)
+    # More than there were, so that the position alone tells nothing.
+    await one.send(1_500)
+    daemon = one.start()
+    said = await daemon.saw("input_made_anew")
+    assert said["level"] == "error"
+    await reads(daemon, 1_500)
+    await daemon.reached("loggpt_sessions_scored_total", open_sessions)
+    assert await daemon.terminate() == 0
+    scored = await asyncio.to_thread(read_committed, one.topics.bootstrap, one.topics.scores)
+    sessions = [orjson.loads(record.value or b"")["session"] for record in scored]
+    ended = [each for each in sessions if each["close_reason"] == "end_of_input"]
+    assert len(ended) == open_sessions
+    assert VM in {each["key"] for each in ended}
+    assert len(old) == 1_002
+
+
+@pytest.mark.parametrize("off_s", [-86_400.0, 86_400.0])
+async def test_case_09_clocks_a_day_off(one: Trial, off_s: float) -> None:
+    await one.send(300)
+    daemon = one.start()
+    await reads(daemon, 300)
+    for step in range(5):
+        # The host's clock is off, Kafka's is not.
+        await one.put([one.at(VM, f"step {step}", late_s=off_s)])
+        await one.send(100)
+    one.kill(daemon)
+    await right(one)
+
+
+async def test_case_09_an_outage_longer_than_the_idle_gap_closes_no_session_early(one: Trial) -> None:
+    await one.send(1_000)
+    daemon = one.start()
+    await has_committed(one, daemon, 1_000)
+    one.kill(daemon)
+    # Of the clock that silent partitions close by; the idle gap of 60 s passes in less than the outage.
+    await asyncio.sleep(2.0)
+    await one.send(1_000)
+    await one.finish_input()
+    one.start("--clock-speed", "100")
+    await right(one)
+
+
+async def test_case_10_duplicated_and_reordered_input(one: Trial) -> None:
+    mixed = chance(10)
+    lines = [one.at(VM, f"step {step}", late_s=-step) for step in range(30)]
+    lines += [one.at(VM.replace("a", "b"), f"step {step}", late_s=-step) for step in range(30)]
+    twice = [*lines, *lines]
+    mixed.shuffle(twice)
+    await one.send(300)
+    await one.put(twice[:60])
+    daemon = one.start()
+    await reads(daemon, 360)
+    one.kill(daemon)
+    await one.put(twice[60:])
+    await one.send(300)
+    await right(one)
+
+
+async def test_case_12_a_damaged_state_topic_is_refused_and_it_is_said_what_to_do(one: Trial) -> None:
+    await one.send(500)
+    daemon = one.start()
+    await has_committed(one, daemon, 500)
+    assert await daemon.terminate() == 0
+    await write_state(one, b"0/0", b"nonsense")
+    await exits(one.start(), 2, "the state topic is damaged: a record without place", "delete and create the topic")
+
+
+async def test_case_12_a_missing_change_is_refused(one: Trial) -> None:
+    await one.send(500)
+    daemon = one.start()
+    await has_committed(one, daemon, 500)
+    assert await daemon.terminate() == 0
+    await write_state(one, b"0/0", None)
+    await exits(one.start(), 2, "the state topic is damaged: snapshot 1 is missing")
+
+
+async def test_case_12_an_aborted_tail_is_passed_over(one: Trial) -> None:
+    await one.send(500)
+    daemon = one.start()
+    await has_committed(one, daemon, 500)
+    one.kill(daemon)
+    await write_state(one, b"0/0", b"nonsense", commit=False)
+    await one.send(500)
+    await right(one)
+
+
+async def test_case_12_an_old_owners_open_transaction_is_aborted_before_the_restore(one: Trial) -> None:
+    await one.send(500)
+    daemon = one.start()
+    await has_committed(one, daemon, 500)
+    one.kill(daemon)
+    async with AIOKafkaProducer(
+        bootstrap_servers=one.topics.bootstrap, transactional_id=one.transactional_id(0)
+    ) as zombie:
+        await zombie.begin_transaction()
+        await zombie.send_and_wait(one.topics.state, b"nonsense", key=b"0/0", partition=0)
+        await one.send(500)
+        await reads(one.start(), 400)
+        await right(one)
+
+
+async def finish(running: Trial, before: list[Record]) -> dict[str, float]:
+    """Let a daemon finish; compare with one pass over `before` and what the topic still has; return its counters."""
+    await running.finish_input()
+    daemon = running.start()
+    left = await asyncio.to_thread(read_committed, running.topics.bootstrap, running.topics.input)
+    await reads(daemon, len(left))
+    expected = await asyncio.to_thread(expect, [*before, *left], running.bench.bundle)
+    await settled(running.topics, expected)
+    counters = {name: await daemon.metric(name) for name in ("loggpt_records_total", "loggpt_records_lost_total")}
+    await running.leave(daemon)
+    verdict = judge(expected, await asyncio.to_thread(published, running.topics))
+    assert verdict.ok, verdict.text()
+    return counters
+
+
+async def delete_records(running: Trial, *, before: int) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=running.topics.bootstrap)
+    await admin.start()
+    await admin.delete_records({TopicPartition(running.topics.input, 0): RecordsToDelete(before_offset=before)})
+    await admin.close()
+    async with AIOKafkaConsumer(bootstrap_servers=running.topics.bootstrap) as consumer:
+        where = TopicPartition(running.topics.input, 0)
+        assert (await consumer.beginning_offsets([where]))[where] == before
+
+
+async def write_state(running: Trial, key: bytes, value: bytes | None, *, commit: bool = True) -> None:
+    async with AIOKafkaProducer(
+        bootstrap_servers=running.topics.bootstrap, transactional_id=f"vandal-{running.topics.state}"
+    ) as producer:
+        await producer.begin_transaction()
+        await producer.send_and_wait(running.topics.state, value, key=key, partition=0)
+        await (producer.commit_transaction() if commit else producer.abort_transaction())
+
+
+async def test_case_13_a_minute_of_everything(bench: Bench) -> None:
+    outcome = await scenarios.soak(bench, chance(13), Size(rounds=0, minutes=0.5))
+    assert outcome.verdict.ok, outcome.verdict.text()
+    assert outcome.samples[-1].rss_mb < 1.5 * outcome.samples[0].rss_mb + 100
