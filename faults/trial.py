@@ -53,7 +53,9 @@ class Bench:
 class Trial:
     """From `begin` to `verdict`: daemons come and go, input flows, faults are counted.
 
-    faults: how many of which sort there have been. wrong: daemons that did not end as they should.
+    instance_id: under which one daemon after the other runs (static membership: the group waits for nobody); None where
+    there are several at a time. faults: how many of which sort there have been. wrong: daemons that did not end as they
+    should.
     """
 
     def __init__(self, bench: Bench, name: str, *, topics: Topics, partitions: int, seed: int) -> None:
@@ -62,6 +64,7 @@ class Trial:
         self.topics = topics
         self.partitions = partitions
         self.daemons: list[DaemonProcess] = []
+        self.instance_id: str | None = None
         self.faults: Counter[str] = Counter()
         self.wrong: list[str] = []
         self._seed = seed
@@ -93,6 +96,8 @@ class Trial:
         topics = replace(self.topics, bootstrap=bootstrap or self.topics.bootstrap)
         wanted = [*topics.flags(), "--bundle", str(self.bench.bundle.path), "--drift", "off", "--clock-speed", "1e-6"]
         wanted += ["--session-timeout-s", str(SESSION_TIMEOUT_S)]
+        if self.instance_id:
+            wanted += ["--instance-id", self.instance_id]
         launch = partial(self.bench.zygote.start, failpoint=failpoint, netns=netns)
         daemon = DaemonProcess(self.bench.folder, [*wanted, *flags], start=launch, http_host=http_host)
         self.daemons.append(daemon)
@@ -191,7 +196,8 @@ class Trial:
         await self.finish_input()
         for daemon in self.daemons:
             daemon.process.send_signal(signal.SIGCONT)
-        self.start()
+        if not (self.instance_id and self.daemons):
+            self.start()
         topics = self.topics
         records = await asyncio.to_thread(read_committed, topics.bootstrap, topics.input)
         expected = await asyncio.to_thread(expect, records, self.bench.bundle)

@@ -57,6 +57,7 @@ async def bench(
 async def one(bench: Bench) -> AsyncIterator[Trial]:
     """A trial on a single partition, so that a case can say exactly what stands where."""
     async with trial(bench, "case", chance(0), partitions=1) as running:
+        running.instance_id = "one"
         yield running
 
 
