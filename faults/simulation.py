@@ -25,8 +25,9 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from faults.simulated_kafka import SimulatedKafka, SimulatedProducer, SimulatedReader
-from loggpt_stream.daemon.alert import Judged, Message
+from loggpt_stream.daemon.alert import Judged
 from loggpt_stream.daemon.ledger import Ledger
+from loggpt_stream.daemon.message import Message
 from loggpt_stream.daemon.owner import Owner
 from loggpt_stream.daemon.partition import Meaning, Partition
 from loggpt_stream.daemon.transactions import Outgoing, TransactionalLog
@@ -93,7 +94,7 @@ class Process:
     """One that believes to own the partition. busy: what it waits for; frozen: it gets no time, and does not know."""
 
     name: str
-    owner: Owner
+    owner: Owner[Partition, Unsaved]
     busy: Coroutine[Any, Any, Any] | None = None
     ready: bool = False
     frozen: bool = False

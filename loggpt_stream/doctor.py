@@ -16,7 +16,7 @@ from loggpt_stream.checks.host import check_bundle, check_device, check_port
 from loggpt_stream.checks.topics import check_topics
 from loggpt_stream.checks.traffic import check_traffic
 from loggpt_stream.daemon.settings import DaemonSettings
-from loggpt_stream.daemon.topics import Finding, Level, kafka_client, look_up, wanted_topics
+from loggpt_stream.daemon.topics import Finding, Level, kafka_client, look_up
 from loggpt_stream.errors import UserError
 from loggpt_stream.logs import configure
 from loggpt_stream.settings import load
@@ -96,13 +96,13 @@ async def check_kafka(settings: DoctorSettings, bundle: Bundle | None) -> AsyncI
     """Yield the findings on brokers, topics, input and group; first create what is missing, where that is asked for."""
     try:
         async with kafka_client(settings.kafka) as client:
-            cluster = await look_up(client, wanted_topics(settings).values())
+            cluster = await look_up(client, settings.topics().values())
             yield check_brokers(settings, cluster)
             yield await check_version(client)
             if settings.create_topics:
                 for created in await create_topics(client, settings, cluster, settings.partitions):
                     yield Finding("created", Level.OK, created)
-                cluster = await look_up(client, wanted_topics(settings).values())
+                cluster = await look_up(client, settings.topics().values())
             for finding in check_topics(settings, cluster, bundle):
                 yield finding
             for finding in await check_permissions(client, settings, cluster):

@@ -20,7 +20,7 @@ from aiokafka.protocol.admin import ApiVersionRequest
 from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
-from loggpt_stream.daemon.topics import ANSWER_WITHIN_S, Finding, Level, wanted_topics
+from loggpt_stream.daemon.topics import ANSWER_WITHIN_S, Finding, Level
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -103,7 +103,7 @@ async def check_permissions(client: Any, settings: DaemonSettings, cluster: Clus
     The probe opens a transaction over the topics that the daemon writes, and aborts it: no record is written. Raises
     `KafkaError` or `TimeoutError`.
     """
-    written = {name for role, name in wanted_topics(settings).items() if role != "input topic"}
+    written = {name for role, name in settings.topics().items() if role != "input topic"}
     there = sorted(written & set(cluster.topics))
     async with asyncio.timeout(ANSWER_WITHIN_S):
         return [await _group(client, settings), await _transaction(client, settings, there)]

@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import NoError, TopicAlreadyExistsError, for_code
 
 from loggpt_stream.checks.topics import STATE_SEGMENT_BYTES
-from loggpt_stream.daemon.topics import ANSWER_WITHIN_S, POLICY, look_up, wanted_topics
+from loggpt_stream.daemon.topics import ANSWER_WITHIN_S, POLICY, look_up
 from loggpt_stream.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def missing_topics(settings: DaemonSettings, cluster: Cluster, partitions: int |
     source = cluster.topics.get(settings.input_topic)
     counted = source.partitions if source else partitions or _DEFAULT_PARTITIONS
     safe = {"min.insync.replicas": str(min(_IN_SYNC, replicas)), "unclean.leader.election.enable": "false"}
-    for role, name in wanted_topics(settings).items():
+    for role, name in settings.topics().items():
         if name in cluster.topics or name in cluster.hidden:
             continue
         if role == "state topic":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.daemon.topics import POLICY, Finding, Level, alter_config, must_hold, wanted_topics
+from loggpt_stream.daemon.topics import POLICY, Finding, Level, alter_config, must_hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ _DAY_S: Final = 86_400.0
 def check_topics(settings: DaemonSettings, cluster: Cluster, bundle: Bundle | None) -> Iterator[Finding]:
     """Yield for each topic what is not as it should be, or that it is."""
     failures = list(must_hold(settings, cluster))
-    for role, name in wanted_topics(settings).items():
+    for role, name in settings.topics().items():
         found = [each for each in failures if each.check == role]
         topic = cluster.topics.get(name)
         if topic is not None:

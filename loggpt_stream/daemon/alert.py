@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 
 from loggpt_stream.daemon import evidence
+from loggpt_stream.daemon.message import Message
 from loggpt_stream.model.book import EMPTY
 
 if TYPE_CHECKING:
@@ -44,15 +45,6 @@ class Judged:
     verdict: Verdict
     stage: Stage = "final"
     closed_at_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What goes to a topic."""
-
-    key: bytes
-    value: bytes
-    headers: tuple[tuple[str, bytes], ...]
 
 
 def schema() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.daemon.alert import Message
+from loggpt_stream.daemon.message import Message
 from loggpt_stream.daemon.transactions import Outgoing
 
 if TYPE_CHECKING:

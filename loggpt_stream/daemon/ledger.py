@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from loggpt_stream.daemon.alert import Message
+from loggpt_stream.daemon.message import Message
 from loggpt_stream.errors import UserError
 
 if sys.version_info >= (3, 14):

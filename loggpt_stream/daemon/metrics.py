@@ -1,4 +1,4 @@
-"""Prometheus metrics of the daemon."""
+"""Prometheus metrics: what every member of a consumer group has, and the daemon's own."""
 
 from __future__ import annotations
 
@@ -10,16 +10,45 @@ _LATENCY_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 3
 _BATCH_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
-class Metrics:
-    """All metrics, in a registry of their own."""
+class MemberMetrics:
+    """What is measured of a member of a consumer group, in a registry of its own."""
+
+    def __init__(self, prefix: str) -> None:
+        """Register every metric at zero. `prefix` begins their names."""
+        self.registry = registry = CollectorRegistry()
+        self.records = Counter(f"{prefix}_records", "Records read from the input topic", registry=registry)
+        self.input_bytes = Counter(f"{prefix}_input_bytes", "Bytes of the values read", registry=registry)
+        self.records_lost = Counter(
+            f"{prefix}_records_lost", "Records that retention removed before they were read", registry=registry
+        )
+        self.lag = Gauge(
+            f"{prefix}_consumer_lag_records",
+            "Records behind the end of the partition",
+            ["partition"],
+            registry=registry,
+        )
+        self.transactions = Counter(f"{prefix}_transactions", "Transactions committed", registry=registry)
+        self.transaction_seconds = Histogram(
+            f"{prefix}_transaction_seconds",
+            "Time to commit a transaction",
+            buckets=_LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.state_bytes = Counter(f"{prefix}_state_bytes", "Bytes written to the state topic", registry=registry)
+        self.partitions_lost = Counter(
+            f"{prefix}_partition_restarts", "Partitions taken over anew after a failure or fencing", registry=registry
+        )
+        self.rebalances = Counter(f"{prefix}_rebalances", "Partition assignments received", registry=registry)
+        self.broker_up = Gauge(f"{prefix}_broker_up", "1 while the broker answers", registry=registry)
+
+
+class Metrics(MemberMetrics):
+    """All metrics of the daemon."""
 
     def __init__(self) -> None:
         """Register every metric at zero."""
-        self.registry = registry = CollectorRegistry()
-        self.records = Counter("loggpt_records", "Records read from the input topic", registry=registry)
-        self.records_lost = Counter(
-            "loggpt_records_lost", "Records that retention removed before they were read", registry=registry
-        )
+        super().__init__("loggpt")
+        registry = self.registry
         self.lines = Counter("loggpt_lines", "Log lines, by what became of them", ["fate"], registry=registry)
         self.sessions_closed = Counter(
             "loggpt_sessions_closed", "Sessions closed, by kind and reason", ["kind", "reason"], registry=registry
@@ -31,9 +60,6 @@ class Metrics:
         self.lines_open = Gauge("loggpt_lines_open", "Lines of open sessions now", registry=registry)
         self.sessions_pending = Gauge(
             "loggpt_sessions_pending", "Closed sessions not yet scored and published", registry=registry
-        )
-        self.lag = Gauge(
-            "loggpt_consumer_lag_records", "Records behind the end of the partition", ["partition"], registry=registry
         )
         self.watermark = Gauge(
             "loggpt_watermark_seconds", "Record time reached (epoch seconds)", ["partition"], registry=registry
@@ -84,15 +110,4 @@ class Metrics:
         self.dead_letters = Counter(
             "loggpt_dead_letters", "Records sent to the dead letter topic, by reason", ["reason"], registry=registry
         )
-        self.transactions = Counter("loggpt_transactions", "Transactions committed", registry=registry)
-        self.transaction_seconds = Histogram(
-            "loggpt_transaction_seconds", "Time to commit a transaction", buckets=_LATENCY_BUCKETS_S, registry=registry
-        )
-        self.partitions_lost = Counter(
-            "loggpt_partition_restarts", "Partitions taken over anew after a failure or fencing", registry=registry
-        )
-        self.state_bytes = Counter("loggpt_state_bytes", "Bytes written to the state topic", registry=registry)
-        self.input_bytes = Counter("loggpt_input_bytes", "Bytes of the values read", registry=registry)
         self.open_bytes = Gauge("loggpt_open_bytes", "Memory of open sessions, about", registry=registry)
-        self.rebalances = Counter("loggpt_rebalances", "Partition assignments received", registry=registry)
-        self.broker_up = Gauge("loggpt_broker_up", "1 while the broker answers", registry=registry)

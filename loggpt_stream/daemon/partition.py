@@ -15,8 +15,9 @@ from loggpt_stream.lines.tables import Tables
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from loggpt_stream.daemon.alert import Judged, Message
+    from loggpt_stream.daemon.alert import Judged
     from loggpt_stream.daemon.ledger import Change, Ledger
+    from loggpt_stream.daemon.message import Message
     from loggpt_stream.lines.masks import Masks
     from loggpt_stream.lines.rules import SessionRules
     from loggpt_stream.lines.session import Session

@@ -76,3 +76,18 @@ class DaemonSettings(Settings):
     )
     log_format: LogFormat = Field("auto", description="console, json, or auto (console on a terminal)")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log event shown")
+
+    def topics(self) -> dict[str, str]:
+        """Return the topics by what they are for."""
+        named = {
+            "input topic": self.input_topic,
+            "state topic": self.state_topic,
+            "alert topic": self.alert_topic,
+            "dead letter topic": self.dead_letter_topic,
+            "score topic": self.score_topic,
+        }
+        return {role: name for role, name in named.items() if name}
+
+    def creation(self) -> str:
+        """Return the command of ours that creates missing topics."""
+        return "loggpt-stream doctor --create-topics"

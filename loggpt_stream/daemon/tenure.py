@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
 
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
@@ -17,6 +17,7 @@ from aiokafka.errors import (
     TransactionalIdAuthorizationFailed,
 )
 
+from loggpt_stream.daemon.owner import OwnedT, UnsavedT
 from loggpt_stream.errors import UserError
 from loggpt_stream.logs import get_logger
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from aiokafka import TopicPartition
 
     from loggpt_stream.daemon.owner import Owner
-    from loggpt_stream.daemon.partition import Partition, Unsaved
 
 log = get_logger(__name__)
 
@@ -44,29 +44,31 @@ _Forbidden = (
 )
 
 
-class Host(Protocol):
-    """What a tenure needs of the daemon."""
+class Host(Protocol[OwnedT, UnsavedT]):
+    """What a tenure needs of the membership."""
 
-    def owner(self, where: TopicPartition, *, small: bool) -> Owner:
-        """Return an owner of a partition that has not taken over yet."""
+    def owner(self, where: TopicPartition, *, small: bool) -> Owner[OwnedT, UnsavedT]:
+        """Return an owner of a partition that has not taken over yet; `small`: the broker takes no large messages."""
 
-    async def begin(self, where: TopicPartition, partition: Partition) -> None:
+    async def begin(self, where: TopicPartition, partition: OwnedT) -> None:
         """Have its records read from its position on. Raises where it is no longer assigned to us."""
 
-    def end(self, where: TopicPartition, partition: Partition) -> None:
+    def end(self, where: TopicPartition, partition: OwnedT) -> None:
         """Have no more of its records read."""
 
-    def committed(self, where: TopicPartition, unsaved: Unsaved, took_s: float) -> None:
+    def committed(self, where: TopicPartition, unsaved: UnsavedT, took_s: float) -> None:
         """Be told of a transaction."""
 
     def broker_is_up(self) -> bool:
         """Tell whether failing again and again can be anything but the broker's absence."""
 
 
-class Tenure:
+class Tenure(Generic[OwnedT, UnsavedT]):
     """Keeps one assigned partition owned, whatever happens to its producer."""
 
-    def __init__(self, where: TopicPartition, host: Host, *, interval_s: float, commit_within_s: float) -> None:
+    def __init__(
+        self, where: TopicPartition, host: Host[OwnedT, UnsavedT], *, interval_s: float, commit_within_s: float
+    ) -> None:
         """interval_s: between transactions at most. commit_within_s: time limit of one; below the broker's own."""
         self.where = where
         self._host = host
@@ -116,7 +118,7 @@ class Tenure:
                 self._host.end(self.where, owner.partition)
                 await _bounded(owner.close())
 
-    async def _commit_until_end(self, owner: Owner, failures: int) -> int:
+    async def _commit_until_end(self, owner: Owner[OwnedT, UnsavedT], failures: int) -> int:
         """Commit until `end`, and once more then; return how often it has failed in a row."""
         while True:
             ending = self._ending.is_set()
@@ -155,13 +157,14 @@ class Tenure:
             if self._small:
                 raise UserError(
                     f"partition {self.where.partition}: even in its smallest form this is too large a message for the "
-                    f"broker ({error}): give all topics that the daemon writes a max.message.bytes of 1 MiB"
+                    f"broker ({error}): give all topics that are written a max.message.bytes of 1 MiB, or of a "
+                    "kilobyte more than the input topic has, if that is larger"
                 ) from error
             self._small = True
         if isinstance(error, _Forbidden):
             raise UserError(
                 f"partition {self.where.partition}: the broker does not allow it: {error!r}. loggpt-stream doctor "
-                "tells what the daemon's user must be allowed"
+                "tells what the daemon's user must be allowed; deploy/kafka/acls.sh allows it"
             ) from error
         fenced = isinstance(error, ProducerFenced)
         log.warning(

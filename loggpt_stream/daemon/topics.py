@@ -9,7 +9,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from aiokafka.admin.config_resource import ConfigResourceType
 from aiokafka.client import AIOKafkaClient
@@ -27,11 +27,32 @@ from aiokafka.protocol.metadata import MetadataRequest
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
-    from loggpt_stream.daemon.settings import DaemonSettings
     from loggpt_stream.settings import KafkaSettings
 
 ANSWER_WITHIN_S: Final = 15.0
 POLICY: Final = "cleanup.policy"
+
+
+class TopicSettings(Protocol):
+    """Settings of a program that reads a topic and keeps its state in another one."""
+
+    @property
+    def kafka(self) -> KafkaSettings:
+        """Return where Kafka is."""
+
+    @property
+    def input_topic(self) -> str:
+        """Return the topic that is read."""
+
+    @property
+    def state_topic(self) -> str:
+        """Return the topic with the state of each partition."""
+
+    def topics(self) -> dict[str, str]:
+        """Return the topics by what they are for."""
+
+    def creation(self) -> str:
+        """Return the command of ours that creates missing topics, "" where there is none."""
 
 
 class Level(StrEnum):
@@ -88,18 +109,6 @@ async def kafka_client(kafka: KafkaSettings) -> AsyncIterator[Any]:
         await client.close()
 
 
-def wanted_topics(settings: DaemonSettings) -> dict[str, str]:
-    """Return the daemon's topics by what they are for."""
-    named = {
-        "input topic": settings.input_topic,
-        "state topic": settings.state_topic,
-        "alert topic": settings.alert_topic,
-        "dead letter topic": settings.dead_letter_topic,
-        "score topic": settings.score_topic,
-    }
-    return {role: name for role, name in named.items() if name}
-
-
 async def look_up(client: Any, names: Iterable[str], node: int | None = None) -> Cluster:  # noqa: ANN401 - aiokafka is untyped
     """Return what a broker (`node`, or any) says of these topics; nothing is created by asking. Raises `KafkaError`."""
     node = client.get_random_node() if node is None else node
@@ -144,9 +153,9 @@ async def _configs(client: Any, names: Iterable[str], node: int) -> dict[str, di
     return found
 
 
-def must_hold(settings: DaemonSettings, cluster: Cluster) -> Iterator[Finding]:
+def must_hold(settings: TopicSettings, cluster: Cluster) -> Iterator[Finding]:
     """Yield what keeps the daemon from starting: topics that are missing, or a state topic that cannot keep state."""
-    for role, name in wanted_topics(settings).items():
+    for role, name in settings.topics().items():
         if name in cluster.hidden:
             yield Finding(
                 role,
@@ -168,19 +177,20 @@ def must_hold(settings: DaemonSettings, cluster: Cluster) -> Iterator[Finding]:
     yield from _state_fits(settings, cluster)
 
 
-def _creation(settings: DaemonSettings, role: str, name: str, cluster: Cluster) -> str:
-    same = "with the same settings, or"
+def _creation(settings: TopicSettings, role: str, name: str, cluster: Cluster) -> str:
+    ours = settings.creation()
     told = f"kafka-topics.sh --bootstrap-server {settings.kafka.bootstrap} --create --topic {name}"
-    if role == "input topic":
-        return f"loggpt-stream doctor --create-topics --partitions N {same} {told} --partitions N"
+    if role in ("input topic", "output topic"):
+        ours += " --partitions N" * bool(ours)
+        told += " --partitions N"
     if role == "state topic":
         source = cluster.topics.get(settings.input_topic)
         count = source.partitions if source else "AS_MANY_AS_THE_INPUT"
         told += f" --partitions {count} --config {POLICY}=compact"
-    return f"loggpt-stream doctor --create-topics {same} {told}"
+    return f"{ours} with the same settings, or {told}" if ours else told
 
 
-def _state_fits(settings: DaemonSettings, cluster: Cluster) -> Iterator[Finding]:
+def _state_fits(settings: TopicSettings, cluster: Cluster) -> Iterator[Finding]:
     state, source = cluster.topics.get(settings.state_topic), cluster.topics.get(settings.input_topic)
     if state is None:
         return
@@ -209,7 +219,7 @@ def _state_fits(settings: DaemonSettings, cluster: Cluster) -> Iterator[Finding]
         )
 
 
-def alter_config(settings: DaemonSettings, topic: str, config: str) -> str:
+def alter_config(settings: TopicSettings, topic: str, config: str) -> str:
     """Return the command that sets a topic's configuration."""
     return (
         f"kafka-configs.sh --bootstrap-server {settings.kafka.bootstrap} --alter --entity-type topics "
@@ -217,14 +227,14 @@ def alter_config(settings: DaemonSettings, topic: str, config: str) -> str:
     )
 
 
-async def refusal(settings: DaemonSettings) -> str | None:
+async def refusal(settings: TopicSettings) -> str | None:
     """Return why the daemon must not start reading, in the doctor's words, a finding a line; None where it may.
 
     Raises `KafkaError`, `OSError` or `TimeoutError` where the broker does not answer: to wait for it is the caller's.
     `UserError` for an unusable CA file.
     """
     async with kafka_client(settings.kafka) as client, asyncio.timeout(ANSWER_WITHIN_S):
-        cluster = await look_up(client, wanted_topics(settings).values())
+        cluster = await look_up(client, settings.topics().values())
     lines = [
         f"{finding.check}: {finding.found}. To put it right: {finding.remedy}"
         for finding in must_hold(settings, cluster)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.errors import IllegalOperation, KafkaError
 
-from loggpt_stream.daemon.alert import Message
 from loggpt_stream.daemon.ledger import BARRIER
+from loggpt_stream.daemon.message import Message
 from loggpt_stream.logs import get_logger
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from loggpt_stream.daemon import ledger as ledgers
-from loggpt_stream.daemon.alert import Message
 from loggpt_stream.daemon.ledger import BARRIER, Ledger
+from loggpt_stream.daemon.message import Message
 from loggpt_stream.errors import UserError
 
 OWNER = "group input"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loggpt_stream.daemon.alert import Judged, Message
+from loggpt_stream.daemon.alert import Judged
 from loggpt_stream.daemon.ledger import Ledger
 from loggpt_stream.daemon.partition import Meaning, Partition
 from loggpt_stream.lines.masks import Masks
@@ -19,6 +19,7 @@ from loggpt_stream.model.scoring import SessionScore
 from tests.tiny_bundle import judged_early_by
 
 if TYPE_CHECKING:
+    from loggpt_stream.daemon.message import Message
     from loggpt_stream.lines.session import Session
 
 CALIBRATION = judged_early_by(None)
