@@ -54,6 +54,14 @@ def exception_line(lines: Iterable[str]) -> str:
     return reader.exception
 
 
+def stands_alone(fragment: Event) -> bool:
+    """Tell whether a fragment without an event that it continues is a line of its own.
+
+    Frames and blank lines without the event they belong to say nothing; an exception line alone does.
+    """
+    return bool(fragment.message[:1].strip() or (fragment.message.strip() and not fragment.logger))
+
+
 @dataclass(slots=True)
 class Parent:
     """An event that fragments may continue, and where the line it became stands (`session` None: it became none).
@@ -62,6 +70,7 @@ class Parent:
     carried. headerless: it had no header of its own (what has none and is not indented after it is a line like it, and
     not its continuation).
     session: a weak reference. Thousands of writers are remembered, and a closed session must not live on for them.
+    key: where its record went, for those who sort records and gather no sessions.
     """
 
     writer: Writer
@@ -71,6 +80,7 @@ class Parent:
     reader: TracebackReader
     session_id: str | None
     headerless: bool
+    key: str = ""
 
 
 class Parents:
@@ -90,14 +100,15 @@ class Parents:
         """Tell whether a line without header, from the same source, would continue this event."""
         return self._of_source.get(parent.writer[0]) is parent
 
-    def remember(self, event: Event, session: Session | None) -> None:
-        """Note that `event` became the newest line of `session`, or none."""
+    def remember(self, event: Event, session: Session | None, key: str = "") -> None:
+        """Note that `event` became the newest line of `session`, or none, and that its record went to `key`."""
         reader = TracebackReader()
         for text in (event.message, *event.continuation):
             reader.read(text)
         own, line = (ref(session), len(session.lines) - 1) if session is not None else (None, 0)
         writer = event.source, event.pid, event.logger
-        self.put(Parent(writer, event.time_s, own, line, reader, event.session_id, not event.logger), newest=True)
+        parent = Parent(writer, event.time_s, own, line, reader, event.session_id, not event.logger, key)
+        self.put(parent, newest=True)
 
     def put(self, parent: Parent, *, newest: bool) -> None:
         """Take in the event of a writer, which is the `newest` of its source or not."""

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.lines.continuation import exception_line
+from loggpt_stream.lines.continuation import exception_line, stands_alone
+from loggpt_stream.lines.keys import SEVERAL, key_of, link_of, linked_with, request_of, window_of
 from loggpt_stream.lines.session import MAX_RAW_CHARS, MAX_REST, Line, Session, extended
 from loggpt_stream.lines.tables import Tables, Tombstone
 
@@ -33,16 +34,6 @@ if TYPE_CHECKING:
 # What a line takes beside its raw text (masked texts are shared), and a session beside its lines; measured.
 _LINE_BYTES: Final = 250
 _SESSION_BYTES: Final = 1_500
-_SEVERAL: Final = ""
-
-_KIND_OF_SOURCE: Final = {
-    "explicit": "explicit",
-    "instance": "instance",
-    "instance_in_text": "instance",
-    "request_instance": "instance",
-    "global_request": "request",
-    "request": "request",
-}
 
 
 class Sessionizer:
@@ -172,8 +163,7 @@ class Sessionizer:
         """Give a fragment to the event it continues. False where it must stand as a line of its own."""
         parent = self.tables.parents.find(fragment)
         if parent is None:
-            # Frames and blank lines without the event they belong to say nothing; an exception line alone does.
-            if fragment.message[:1].strip() or (fragment.message.strip() and not fragment.logger):
+            if stands_alone(fragment):
                 return False
             self.fates["orphan_continuation"] += 1
             return True
@@ -207,44 +197,23 @@ class Sessionizer:
     def _key(self, event: Event, now_s: float) -> Key | None:
         """Return whose line this is, by what is open at `now_s`."""
         order = self.rules.key_order
-        request = event.request_id or event.global_request_id
-        names = {
-            "explicit": event.session_id,
-            "instance": event.instance_id,
-            "instance_in_text": event.instance_in_text,
-            "request_instance": None,
-            "global_request": event.global_request_id,
-            "request": event.request_id,
-        }
-        if request:
-            instance = next(
-                (names[source] for source in ("instance", "instance_in_text") if source in order and names[source]),
-                None,
-            )
-            # Somebody's request belongs to a project. What a service does by itself (periodic tasks go through all
-            # instances of a host under one request id) is about no instance but those that its lines name.
-            if instance and event.project_id:
-                self._link(request, instance)
-            linked = self.tables.instance_of_request.get(request)
-            # Only while that instance's session is open: a request must not bring a closed session back, not even one
-            # that this line itself will close by moving the clock.
-            session = self.tables.by_opening.get(("instance", linked)) if linked else None
-            if session and now_s < self._due_s(session):
-                names["request_instance"] = linked
-        for source in order:
-            name = names[source]
-            if name:
-                return _KIND_OF_SOURCE[source], name
-        if self.rules.unkeyed == "window":
-            return "window", f"{event.host or '-'}/{event.service or event.logger.partition('.')[0] or '-'}"
-        return None
+        linking, request = link_of(event, order), request_of(event)
+        if linking is not None:
+            self._link(*linking)
+        linked = self.tables.instance_of_request.get(request) if request else None
+        # Only while that instance's session is open: a request must not bring a closed session back, not even one
+        # that this line itself will close by moving the clock.
+        session = self.tables.by_opening.get(("instance", linked)) if linked else None
+        is_open = session is not None and now_s < self._due_s(session)
+        key = key_of(event, order, linked if is_open else None)
+        return window_of(event) if key is None and self.rules.unkeyed == "window" else key
 
     def _link(self, request: str, instance: str) -> None:
         """Remember which instance a request is about; none, once it has named a second one."""
         known = self.tables.instance_of_request.get(request)
-        if known in (instance, _SEVERAL):
+        if known in (instance, SEVERAL):
             return
-        self.tables.link(request, instance if known is None else _SEVERAL)
+        self.tables.link(request, linked_with(known, instance))
         if self._journal:
             self._journal.linked(request)
 
