@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loggpt_stream.daemon.ledger import applied
 from loggpt_stream.lines.decode import decode
-from loggpt_stream.lines.journal import Journal, Pending, apply
+from loggpt_stream.lines.journal import Journal, Pending, Restored
 from loggpt_stream.lines.record import Record, UndecodableError
 from loggpt_stream.lines.sessionizer import Sessionizer
 from loggpt_stream.lines.tables import Tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from loggpt_stream.daemon.alert import Judged
     from loggpt_stream.daemon.ledger import Change, Ledger
@@ -102,10 +104,12 @@ class Partition:
 
     def restore(self, changes: list[Change]) -> None:
         """Go on where `changes` end: a snapshot and what came after it. Raises `UserError` where they do not fit."""
-        tables = Tables()
-        applied(changes, lambda change: apply(change, tables, self.pending, self._meaning.rules.tombstone_s))
         if not changes:
             return
+        restored = Restored(self._meaning.rules.tombstone_s)
+        with _no_garbage():
+            applied(changes, restored.apply)
+        tables, self.pending = restored.tables, restored.pending
         newest = changes[-1]
         self.position, self.last_record = newest["position"], tuple(newest["last_record"] or ()) or None
         self._ticked_s = newest["reached"] if newest["reached"] is not None else float("-inf")
@@ -215,6 +219,16 @@ class Partition:
             self.pending[session.identity] = session
             self._owes = True
         return closed
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Let the garbage collector rest: it would look many times at millions of new objects, all of which stay."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def as_record(record: Any) -> Record:  # noqa: ANN401 - aiokafka is untyped

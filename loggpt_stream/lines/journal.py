@@ -4,9 +4,9 @@ A change is a set of columns (lines of all touched sessions one after the other,
 to a few bytes a line. A snapshot is a change from nothing, so that there is one format and one reader. Raw text is not
 stored: where a line stands in the input topic is.
 
-    tables = Tables()
+    restored = Restored(rules.tombstone_s)
     for change in changes:      # a snapshot and what came after it
-        apply(change, tables, pending, rules.tombstone_s)
+        restored.apply(change)
 
 holds what the `Sessionizer` that wrote them had: open sessions, closed ones that nobody had judged (`pending`), the
 closed ones it remembers, requests, and the events that continuation lines may belong to.
@@ -20,12 +20,10 @@ from weakref import ref
 
 from loggpt_stream.lines.continuation import Parent, TracebackReader
 from loggpt_stream.lines.session import Line, Session
-from loggpt_stream.lines.tables import NEVER, Tombstone
+from loggpt_stream.lines.tables import NEVER, Tables, Tombstone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    from loggpt_stream.lines.tables import Tables
 
 Identity = tuple[int, int]
 Pending = dict[Identity, Session]
@@ -106,42 +104,52 @@ class Journal:
         self._tables.parents.touched = {}
 
 
-def apply(change: dict[str, Any], tables: Tables, pending: Pending, tombstone_s: float) -> None:
-    """Bring `tables` and `pending` from what they were before a change to what they were after it.
+class Restored:
+    """Tables and pending sessions as they were after the changes applied so far, from nothing on."""
 
-    Raises `KeyError`, `IndexError`, `TypeError` or `ValueError` where the change does not fit what is there.
-    """
-    watermark_us, tables.offset, tables.index = change["clock"]
-    tables.watermark_s = NEVER if watermark_us is None else watermark_us / _US
-    of_identity = {session.identity: session for session in tables.by_opening.values()} | pending
-    touched = _read_sessions(change, of_identity, tables)
-    for kind, key, reason, closed_us, part, late in change.get("tombs", ()):
-        tables.tombstones[kind, key] = Tombstone(reason, closed_us / _US, part, bool(late))
-    for end in change["ends"]:
-        _read_end(end, of_identity, tables, pending, tombstone_s)
-    for first_offset, first_index in change.get("judged", ()):
-        del pending[first_offset, first_index]
-    _place([session for session in touched if not session.close_reason], tables)
-    for request, instance in change["links"]:
-        tables.link(request, instance)
-    gone = _gone()
-    for values in change["parents"]:
-        *parent, newest = values
-        tables.parents.put(_read_parent(parent, of_identity, gone), newest=bool(newest))
+    def __init__(self, tombstone_s: float) -> None:
+        """`tombstone_s` as of the session rules."""
+        self.tables = Tables()
+        self.pending: Pending = {}
+        self._tombstone_s = tombstone_s
+        self._of_identity: dict[Identity, Session] = {}
 
+    def apply(self, change: dict[str, Any]) -> None:
+        """Bring this from what it was before a change to what it was after it.
 
-def _read_end(
-    end: Sequence[Any], of_identity: dict[Identity, Session], tables: Tables, pending: Pending, tombstone_s: float
-) -> None:
-    first_offset, first_index, kind, key, reason, closed_us, part, late, done = end
-    session = of_identity.get((first_offset, first_index))
-    if session is not None:
-        if tables.by_opening.get((kind, key)) is session:
-            tables.close(session)
-        session.close_reason, session.closed_s = reason, closed_us / _US
-        if not done:
-            pending[session.identity] = session
-    tables.bury((kind, key), Tombstone(reason, closed_us / _US, part, bool(late)), tombstone_s)
+        Raises `KeyError`, `IndexError`, `TypeError` or `ValueError` where the change does not fit what is there.
+        """
+        tables = self.tables
+        watermark_us, tables.offset, tables.index = change["clock"]
+        tables.watermark_s = NEVER if watermark_us is None else watermark_us / _US
+        touched = _read_sessions(change, self._of_identity, tables)
+        for kind, key, reason, closed_us, part, late in change.get("tombs", ()):
+            tables.tombstones[kind, key] = Tombstone(reason, closed_us / _US, part, bool(late))
+        for end in change["ends"]:
+            self._end(end)
+        for first_offset, first_index in change.get("judged", ()):
+            del self.pending[first_offset, first_index]
+            del self._of_identity[first_offset, first_index]
+        _place([session for session in touched if not session.close_reason], tables)
+        for request, instance in change["links"]:
+            tables.link(request, instance)
+        gone = _gone()
+        for values in change["parents"]:
+            *parent, newest = values
+            tables.parents.put(_read_parent(parent, self._of_identity, gone), newest=bool(newest))
+
+    def _end(self, end: Sequence[Any]) -> None:
+        first_offset, first_index, kind, key, reason, closed_us, part, late, done = end
+        session = self._of_identity.get((first_offset, first_index))
+        if session is not None:
+            if self.tables.by_opening.get((kind, key)) is session:
+                self.tables.close(session)
+            session.close_reason, session.closed_s = reason, closed_us / _US
+            if done:
+                del self._of_identity[session.identity]
+            else:
+                self.pending[session.identity] = session
+        self.tables.bury((kind, key), Tombstone(reason, closed_us / _US, part, bool(late)), self._tombstone_s)
 
 
 def _place(still_open: Sequence[Session], tables: Tables) -> None:
@@ -149,12 +157,12 @@ def _place(still_open: Sequence[Session], tables: Tables) -> None:
 
     A key can have been closed and opened again in between: its new session is taken in when the old one is gone.
     """
-    for session in sorted(still_open, key=lambda each: each.identity):
-        key = session.kind, session.key
-        if key not in tables.by_opening:
-            tables.open(session)
-            tables.open_lines += len(session.lines)
-            tables.open_bytes += session.bytes
+    by_opening = tables.by_opening
+    new = [session for session in still_open if by_opening.get((session.kind, session.key)) is not session]
+    for session in sorted(new, key=lambda each: each.identity):
+        tables.open(session)
+        tables.open_lines += len(session.lines)
+        tables.open_bytes += session.bytes
     for session in still_open:
         tables.place(session)
 
@@ -231,7 +239,9 @@ def _read_sessions(change: dict[str, Any], of_identity: dict[Identity, Session],
     indices = change["first_indices"]
     lines = _read_lines(change)
     sessions = []
-    columns = zip(_sums(change["firsts"]), _sums(change["seen"]), change["from"], change["count"], strict=True)
+    columns = zip(
+        accumulate(change["firsts"]), accumulate(change["seen"]), change["from"], change["count"], strict=True
+    )
     for place, (first_offset, seen_us, known, count) in enumerate(columns):
         identity = first_offset, indices.get(str(place), 0)
         head = heads.get(place)
@@ -270,17 +280,15 @@ def _read_head(head: Sequence[Any], session: Session) -> None:
 
 def _read_lines(change: dict[str, Any]) -> Iterator[Line]:
     text, unit = change["text"], change["unit"]
-    tails, rest, indices = change["tails"], change["rest"], change["indices"]
-    columns = zip(_sums(change["times"]), _sums(change["offsets"]), change["texts"], strict=True)
-    for place, (time, offset, head) in enumerate(columns):
-        line = Line(time * unit / _US, offset, text[head], "", "")
-        if tails and (tail := tails.get(str(place))) is not None:
-            line.tail = text[tail]
-        if indices:
-            line.index = indices.get(str(place), 0)
-        if rest and (places := rest.get(str(place))):
-            line.rest = [(offset, index) for offset, index in places]
-        yield line
+    columns = zip(accumulate(change["times"]), accumulate(change["offsets"]), change["texts"], strict=True)
+    lines = [Line(time * unit / _US, offset, text[head], "", "") for time, offset, head in columns]
+    for place, tail in change["tails"].items():
+        lines[int(place)].tail = text[tail]
+    for place, index in change["indices"].items():
+        lines[int(place)].index = index
+    for place, rest in change["rest"].items():
+        lines[int(place)].rest = [(offset, index) for offset, index in rest]
+    return iter(lines)
 
 
 def _end(session: Session, *, done: bool) -> list[Any]:
@@ -322,7 +330,3 @@ def _us(time_s: float) -> int:
 
 def _differences(values: Sequence[int]) -> list[int]:
     return [after - before for before, after in zip((0, *values), values, strict=False)]
-
-
-def _sums(differences: Iterable[int]) -> Iterator[int]:
-    return accumulate(differences)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loggpt_stream.lines.decode import decode
-from loggpt_stream.lines.journal import Journal, Pending, apply
+from loggpt_stream.lines.journal import Journal, Pending, Restored
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Event, Record, UndecodableError
 from loggpt_stream.lines.rules import SessionRules
@@ -63,10 +63,10 @@ class Writer:
         self.judged = []
 
     def read(self) -> tuple[Tables, Pending]:
-        tables, pending = Tables(), Pending()
+        restored = Restored(self.rules.tombstone_s)
         for each in self.stored:
-            apply(orjson.loads(each), tables, pending, self.rules.tombstone_s)
-        return tables, pending
+            restored.apply(orjson.loads(each))
+        return restored.tables, restored.pending
 
     def crash(self) -> None:
         """Go on with what was stored and nothing else."""
