@@ -291,7 +291,7 @@ async def storm(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             while len(running.daemons) > wanted:
                 await running.leave(running.daemons[0])
             running.faults[f"scaled to {wanted} daemons"] += 1
-            await asyncio.sleep(8.0)
+            await asyncio.sleep(min(8.0, size.rounds))
         return Outcome(await running.verdict(), running.faults)
 
 
