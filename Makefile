@@ -8,7 +8,7 @@ BIN := .venv/bin
 # Compiled imports are kept: without them every process of the suite and the demo compiles torch anew, ten seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test lint format lock real-run memory-run faults faults-quick quality report clean
+.PHONY: help venv demo test lint format lock real-run memory-run faults faults-quick histories delivery-cost quality report clean
 
 help:
 	@echo "make demo        train, calibrate and stream recorded OpenStack logs on this machine, alerts shown (Ctrl-C ends it)"
@@ -19,7 +19,9 @@ help:
 	@echo "make real-run    train, calibrate and stream real failures through a real Kafka; figures of the report"
 	@echo "make memory-run  twenty minutes of simulated load; the daemon's memory over time"
 	@echo "make faults      kill, stop, cut off and restart daemons and brokers for hours; all must come out exactly once"
-	@echo "make faults-quick  the same in minutes"
+	@echo "make faults-quick  the same in minutes: the thirteen cases of the delivery design (part of make test)"
+	@echo "make histories   a million simulated histories of a partition; ARGS='--histories N' or '--seed N' to see one again"
+	@echo "make delivery-cost  throughput beside at-least-once, bytes of state, time of a restart"
 	@echo "make quality     detection quality by a fixed protocol: three seeds, ablations, one table (about an hour on two cores)"
 	@echo "make report      docs/technical-report.md and its figures, from the results of make quality"
 	@echo "make clean       remove caches and build output (rm -rf .venv to set up anew)"
@@ -43,8 +45,16 @@ memory-run: .venv/.ready
 faults: .venv/.ready
 	@exec $(BIN)/python -m faults.run $(ARGS)
 
+faults-quick: export OMP_NUM_THREADS ?= 1
 faults-quick: .venv/.ready
-	@exec $(BIN)/python -m faults.run --quick $(ARGS)
+	$(BIN)/python -m pytest --durations=25 tests/faults/test_thirteen_cases.py $(ARGS)
+
+histories: .venv/.ready
+	@exec $(BIN)/python -m faults.simulation $(or $(ARGS),--histories 1000000)
+
+delivery-cost: export OMP_NUM_THREADS ?= 1
+delivery-cost: .venv/.ready
+	$(BIN)/python -m benchmarks.delivery_cost $(ARGS)
 
 quality: .venv/.ready
 	$(BIN)/python -m benchmarks.quality $(ARGS)

@@ -1,6 +1,6 @@
 """`make faults`: kill, stop, cut off and restart daemons and brokers, and see that everything comes out exactly once.
 
-    python -m faults.run --quick                  each scenario once, small (make faults-quick)
+    python -m faults.run --quick                  each scenario once, small
     python -m faults.run                          all of it, hours
     python -m faults.run --only kill9 --rounds 200 --seed 7
     python -m faults.run --only failpoints --points 'commit|aiokafka.producer.transaction_manager'
