@@ -148,16 +148,16 @@ async def leaders(bench: Bench, rng: random.Random, size: Size) -> Outcome:
         brokers = bench.cluster
         for number in range(size.rounds):
             partition = rng.randrange(running.partitions)
+            state = running.topics.state
             sorts: dict[str, Callable[[], Awaitable[int]]] = {
-                "group coordinator": lambda: brokers.group_coordinator(running.topics.group),
                 "transaction coordinator": lambda partition=partition: brokers.transaction_coordinator(  # type: ignore[misc]
                     running.transactional_id(partition)
                 ),
+                "state leader": lambda state=state, partition=partition: brokers.leader(state, partition),  # type: ignore[misc]
+                "group coordinator": lambda: brokers.group_coordinator(running.topics.group),
                 "input leader": lambda partition=partition: brokers.leader(running.topics.input, partition),  # type: ignore[misc]
                 "alert leader": lambda: brokers.leader(running.topics.alerts, 0),
             }
-            state = running.topics.state
-            sorts["state leader"] = lambda state=state, partition=partition: brokers.leader(state, partition)  # type: ignore[misc]
             sort, find = list(sorts.items())[number % len(sorts)]
             broker = await find()
             await brokers.kill(broker)
@@ -321,13 +321,20 @@ _WHENS: Final[tuple[When, ...]] = ("before", "after")
 
 
 async def die_at(bench: Bench, rng: random.Random, size: Size, points: Sequence[tuple[str, When]]) -> Outcome:
-    """Let one daemon after the other die at these points, each once."""
+    """Let one daemon after the other die at these points, each once; those of a new group first."""
     unreached = []
+    points = sorted(points, key=lambda each: "consumer.committed" not in each[0])
     async with trial(bench, "failpoints", rng, partitions=2) as running:
         # Under the name of the one before it, which was killed too: else the group would first have to miss that.
         running.instance_id = "mortal"
         running.begin(size.records_per_s)
-        for point, when in points:
+        new_group = sum("consumer.committed" in point for point, _ in points)
+        for number, (point, when) in enumerate(points):
+            if number == new_group:
+                # From here on there is something to go on from.
+                first = running.start()
+                await first.reached("loggpt_transactions_total", 2 * running.partitions)
+                running.kill(first)
             # Many are passed but once in a life, so each is tried at its first hit.
             failpoint = Failpoint(point, when, 1)
             daemon = running.start(failpoint=failpoint)

@@ -30,7 +30,7 @@ FORMAT: Final = 1
 PART_BYTES: Final = 500_000
 # A restart reads the snapshot and what came after it; a snapshot is written when that has grown to so many times it.
 _CHANGES_PER_SNAPSHOT: Final = 4
-_LEAST_BYTES: Final = 500_000
+_LEAST_BYTES: Final = 2_000_000
 # What a damaged or foreign frame may grow to.
 _MOST_VALUE_BYTES: Final = 2**31
 

@@ -108,7 +108,12 @@ class Parents:
         own, line = (ref(session), len(session.lines) - 1) if session is not None else (None, 0)
         writer = event.source, event.pid, event.logger
         parent = Parent(writer, event.time_s, own, line, reader, event.session_id, not event.logger, key)
-        self.put(parent, newest=True)
+        # As `put` does; this is done for every line.
+        _put(self._of_writer, writer, parent)
+        _put(self._of_source, event.source, parent)
+        if self.touched is not None:
+            self.touched.pop(writer, None)
+            self.touched[writer] = parent
 
     def put(self, parent: Parent, *, newest: bool) -> None:
         """Take in the event of a writer, which is the `newest` of its source or not."""

@@ -77,7 +77,7 @@ class Journal:
         closed = {id(session) for session in self._closed}
         change["ends"] = [_end(session, done=id(session) in done) for session in self._closed]
         change["judged"] = [session.identity for session in judged if id(session) not in closed]
-        change["links"] = [[each, tables.instance_of_request.get(each, "")] for each in self._linked]
+        change["links"] = [_link(each, tables.instance_of_request.get(each, ""), tables) for each in self._linked]
         change["parents"] = [_parent(each, newest=parents.is_newest(each)) for each in (parents.touched or {}).values()]
         self._forget()
         return change
@@ -92,7 +92,8 @@ class Journal:
         change["ends"] = [_end(session, done=False) for session in waiting]
         change["tombs"] = [[*key, grave.close_reason, _us(grave.closed_s), grave.part, int(grave.late)]
                            for key, grave in tables.tombstones.items()]  # fmt: skip
-        change["links"] = [[request, instance] for request, instance in tables.instance_of_request.items()]
+        links = tables.instance_of_request.items()
+        change["links"] = [_link(request, instance, tables) for request, instance in links]
         change["parents"] = [_parent(each, newest=parents.is_newest(each)) for each in parents]
         self._forget()
         return change
@@ -131,8 +132,9 @@ class Restored:
             del self.pending[first_offset, first_index]
             del self._of_identity[first_offset, first_index]
         _place([session for session in touched if not session.close_reason], tables)
-        for request, instance in change["links"]:
-            tables.link(request, instance)
+        for request, *instance in change["links"]:
+            named = self._of_identity[instance[0], instance[1]].key if len(instance) > 1 else instance[0]
+            tables.link(request, named)
         gone = _gone()
         for values in change["parents"]:
             *parent, newest = values
@@ -189,7 +191,7 @@ def _sessions(sessions: Sequence[Session]) -> dict[str, Any]:
         seen.append(_us(session.last_seen_s))
         lines += session.lines[known:] if known else session.lines
         session.saved = len(session.lines), now
-    times = [_us(line.time_s) for line in lines]
+    times = [round(line.time_s * _US) for line in lines]
     # Most writers have milliseconds.
     unit = 1 if any(time % 1000 for time in times) else 1000
     return {
@@ -294,6 +296,12 @@ def _read_lines(change: dict[str, Any]) -> Iterator[Line]:
 def _end(session: Session, *, done: bool) -> list[Any]:
     grave = [session.close_reason, _us(session.closed_s), session.part, int(session.late)]
     return [*session.identity, session.kind, session.key, *grave, int(done)]
+
+
+def _link(request: str, instance: str, tables: Tables) -> list[Any]:
+    """Return what is known of a request; an instance whose session is open is named by that, in fewer bytes."""
+    session = tables.by_opening.get(("instance", instance))
+    return [request, instance] if session is None else [request, *session.identity]
 
 
 def _parent(parent: Parent, *, newest: bool) -> list[Any]:

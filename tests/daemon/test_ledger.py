@@ -74,12 +74,12 @@ def test_a_large_change_is_written_in_parts_below_the_brokers_limit() -> None:
 
 def test_a_snapshot_is_due_once_the_changes_are_several_times_as_large() -> None:
     ledger = Ledger(OWNER)
-    ledger.write(change(0, 300_000), snapshot=ledger.snapshot_due)
+    ledger.write(change(0, 1_000_000), snapshot=ledger.snapshot_due)
     written_bytes, changes = 0, 0
     while not ledger.snapshot_due:
-        written_bytes += sum(len(message.value) for message in ledger.write(change(changes, 50_000), snapshot=False))
+        written_bytes += sum(len(message.value) for message in ledger.write(change(changes, 200_000), snapshot=False))
         changes += 1
-    assert 4 * 300_000 <= written_bytes < 5 * 300_000
+    assert 4 * 1_000_000 <= written_bytes < 5 * 1_000_000
 
 
 @pytest.mark.parametrize("lost", [0, 2])

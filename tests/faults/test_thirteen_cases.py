@@ -96,9 +96,9 @@ async def exits(daemon: DaemonProcess, code: int, *words: str) -> None:
 
 
 async def test_case_01_kill_9_at_random_moments(bench: Bench) -> None:
-    outcome = await scenarios.kill9(bench, chance(1), Size(rounds=4, minutes=0))
+    outcome = await scenarios.kill9(bench, chance(1), Size(rounds=3, minutes=0))
     assert outcome.verdict.ok, outcome.verdict.text()
-    assert outcome.faults["kill -9"] == 4
+    assert outcome.faults["kill -9"] == 3
 
 
 # Where no life of a healthy daemon among healthy brokers comes by, and why.
@@ -150,12 +150,12 @@ async def test_case_04_brokers_are_restarted_one_after_the_other(bench: Bench) -
 
 
 async def test_case_04_leaders_of_transaction_and_state_are_killed(bench: Bench) -> None:
-    outcome = await scenarios.leaders(bench, chance(4), Size(rounds=3, minutes=0))
+    outcome = await scenarios.leaders(bench, chance(4), Size(rounds=2, minutes=0))
     assert outcome.verdict.ok, outcome.verdict.text()
 
 
 async def test_case_05_a_storm_of_rebalances(bench: Bench) -> None:
-    outcome = await scenarios.storm(bench, chance(5), Size(rounds=4, minutes=0))
+    outcome = await scenarios.storm(bench, chance(5), Size(rounds=2, minutes=0))
     assert outcome.verdict.ok, outcome.verdict.text()
 
 
