@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from loggpt_stream.errors import UserError
+from loggpt_stream.logs import get_logger
 from loggpt_stream.model.book import EMPTY
 from loggpt_stream.model.losses import token_losses, token_ranks
 from loggpt_stream.model.sequence import END_OF_SESSION, Passes, Window, windows
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
     from loggpt_stream.model.book import LineBook
     from loggpt_stream.model.tokenizer import LineTokenizer
 
+log = get_logger(__name__)
+
+_CPU: Final = torch.device("cpu")
+_CPU_IS_FULL: Final = (
+    "this machine has not enough memory for a batch of {} tokens: lower batch_tokens, or give the process more memory"
+)
 # Remembered windows hold at most so many tokens: about 100 MB.
 _MEMO_TOKENS: Final = 2_000_000
 
@@ -93,6 +101,9 @@ class Scorer:
 
     Windows are remembered: whole blocks of lines come again and again, and are read once. Where another thread sets
     `abandoned`, scoring ends after the batch in hand, with an `AbandonedError`.
+
+    Where the device has not enough memory, batches become half as large, and if it has none for a single window the
+    model moves to the CPU, for good; `batch_tokens` and `device` say how it stands. Scores do not depend on it.
     """
 
     def __init__(
@@ -116,7 +127,7 @@ class Scorer:
         self.device = device
         self.books = dict(books)
         self.passes = passes
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = self._wanted_tokens = batch_tokens
         self.ranks = ranks
         self.context_tokens = int(model.config.n_positions)
         self.abandoned = False
@@ -146,7 +157,8 @@ class Scorer:
     def score(self, sessions: Sequence[Scorable]) -> list[SessionScore]:
         """Return one score for each session, in order. The same session scores the same whatever it is batched with.
 
-        Raises `FloatingPointError` where the model gives a loss that is not finite.
+        Raises `FloatingPointError` where the model gives a loss that is not finite, and `UserError` where the CPU's
+        memory does not do for a batch.
         """
         return self.score_prepared([self.prepare(session) for session in sessions])
 
@@ -191,36 +203,71 @@ class Scorer:
             oldest, _ = self._memo.popitem(last=False)
             self._memo_tokens -= len(oldest)
 
-    @torch.inference_mode()
     def _read_new(self, flat: Sequence[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], _Read]]:
         """Read windows that are not remembered, those of like length together."""
-        for batch in self._batches([len(ids_T) for ids_T in flat]):
+        in_order = sorted(flat, key=len)
+        done = 0
+        while done < len(in_order):
             if self.abandoned:
                 raise AbandonedError
-            longest = max(len(flat[i]) for i in batch)
-            ids_BT = torch.full((len(batch), longest), self.tokenizer.pad_id, dtype=torch.long)
-            for row, i in enumerate(batch):
-                ids_BT[row, : len(flat[i])] = torch.tensor(flat[i])
-            ids_BT = ids_BT.to(self.device, non_blocking=True)
-            # Padding stands at the right and attention is causal: no token sees it, so no mask is needed.
-            logits_BTV = self.model(ids_BT).logits
-            losses_BT = token_losses(logits_BTV, ids_BT).cpu().numpy()
-            ranks_BT = token_ranks(logits_BTV, ids_BT).cpu().numpy() if self.ranks else None
-            for row, i in enumerate(batch):
-                length = len(flat[i])
-                ranks_T = None if ranks_BT is None else ranks_BT[row, :length].copy()
-                yield flat[i], _Read(losses_BT[row, :length].copy(), ranks_T)
+            batch = self._next_batch(in_order, done)
+            read = self._read_batch_if_it_fits(batch)
+            # Only here, where no exception holds what was half done, its memory is free again.
+            if read is None:
+                self._use_less(batch)
+                continue
+            yield from zip(batch, read, strict=True)
+            done += len(batch)
 
-    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Yield indices, windows of like length together, so that padding is little."""
-        batch: list[int] = []
-        for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-            if batch and (len(batch) + 1) * lengths[i] > self.batch_tokens:
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
-            yield batch
+    def _read_batch_if_it_fits(self, batch: Sequence[tuple[int, ...]]) -> list[_Read] | None:
+        try:
+            return self._read_batch(batch)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            if self.device.type == "cpu":
+                raise UserError(_CPU_IS_FULL.format(self.batch_tokens)) from error
+            return None
+
+    @torch.inference_mode()
+    def _read_batch(self, batch: Sequence[tuple[int, ...]]) -> list[_Read]:
+        longest = max(map(len, batch))
+        ids_BT = torch.full((len(batch), longest), self.tokenizer.pad_id, dtype=torch.long)
+        for row, ids_T in enumerate(batch):
+            ids_BT[row, : len(ids_T)] = torch.tensor(ids_T)
+        ids_BT = ids_BT.to(self.device, non_blocking=True)
+        # Padding stands at the right and attention is causal: no token sees it, so no mask is needed.
+        logits_BTV = self.model(ids_BT).logits
+        losses_BT = token_losses(logits_BTV, ids_BT).cpu().numpy()
+        ranks_BT = token_ranks(logits_BTV, ids_BT).cpu().numpy() if self.ranks else None
+        return [
+            _Read(losses_BT[row, : len(ids_T)].copy(), None if ranks_BT is None else ranks_BT[row, : len(ids_T)].copy())
+            for row, ids_T in enumerate(batch)
+        ]
+
+    def _use_less(self, batch: Sequence[tuple[int, ...]]) -> None:
+        """Have the next batches take less of the device's memory than this one would have."""
+        if len(batch) > 1:
+            self.batch_tokens = len(batch) * max(map(len, batch)) // 2
+        else:
+            torch.nn.Module.to(self.model, _CPU)
+            self.device, self.batch_tokens = _CPU, self._wanted_tokens
+        torch.cuda.empty_cache()  # of blocks that do not fit what comes next; nothing where CUDA was never used
+        log.warning("scorer_out_of_memory", now_device=str(self.device), now_batch_tokens=self.batch_tokens)
+
+    def _next_batch(self, in_order: Sequence[tuple[int, ...]], start: int) -> Sequence[tuple[int, ...]]:
+        """Return the next windows that fit into a batch, at least one; of like length, so that padding is little."""
+        end = start + 1
+        while end < len(in_order) and (end + 1 - start) * len(in_order[end]) <= self.batch_tokens:
+            end += 1
+        return in_order[start:end]
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Tell whether there was no memory: what PyTorch raises depends on who asked for it (its allocators, cuBLAS)."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC"))
 
 
 def _session_score(prepared: Prepared, read: Sequence[_Read]) -> SessionScore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from loggpt_stream.errors import UserError
 from loggpt_stream.model import scoring
 from loggpt_stream.model.gpt import ModelShape, choose_device, new_model
 from loggpt_stream.model.losses import token_losses
-from loggpt_stream.model.scoring import AbandonedError, Scorer
+from loggpt_stream.model.scoring import AbandonedError, Scorer, SessionScore
 from loggpt_stream.model.sequence import Passes
 from loggpt_stream.model.statistics import (
     CAP_NATS,
@@ -31,6 +32,9 @@ from loggpt_stream.model.statistics import (
 )
 from tests.tiny_bundle import Said, nova34, untrained_parts
 from trainer.material import count_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SESSIONS = nova34().sessions[:40]
 BOOKS = count_lines(SESSIONS)
@@ -206,10 +210,13 @@ def test_no_sessions_have_no_scores() -> None:
 )
 def test_batches_hold_every_window_once_and_no_more_tokens_than_allowed(lengths: list[int], batch_tokens: int) -> None:
     sizes = scorer_with(batch_tokens)
-    batches = list(sizes._batches(lengths))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    in_order = [(i,) * length for i, length in enumerate(sorted(lengths))]
+    batches: list[Sequence[tuple[int, ...]]] = []
+    while (done := sum(map(len, batches))) < len(in_order):
+        batches.append(sizes._next_batch(in_order, done))
+    assert [ids_T for batch in batches for ids_T in batch] == in_order
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= batch_tokens
+        assert len(batch) == 1 or len(batch) * max(map(len, batch)) <= batch_tokens
 
 
 def scorer_with(batch_tokens: int) -> Scorer:
@@ -231,6 +238,106 @@ def test_scoring_that_nobody_waits_for_ends_at_the_next_batch() -> None:
     abandoned.abandoned = True
     with pytest.raises(AbandonedError):
         abandoned.score(nova34().sessions[:3])
+
+
+class Full(torch.nn.Module):
+    """A real model whose device has memory for so many tokens at once, until it is moved to another device."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = model
+        self.config = model.config
+        self.most_tokens: float = math.inf
+        self.error: Exception = torch.OutOfMemoryError("full")
+        self.seen: list[int] = []
+
+    def forward(self, ids_BT: torch.Tensor) -> Any:
+        if ids_BT.numel() > self.most_tokens:
+            raise self.error
+        self.seen.append(ids_BT.numel())
+        return self.inner(ids_BT)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self.most_tokens = math.inf
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]  # of torch
+
+
+class OtherDevice(Scorer):
+    """Reads on the CPU and calls it a GPU, until it moves to the CPU: so this can be tested on any machine."""
+
+    def _read_batch(self, batch: Sequence[tuple[int, ...]]) -> Any:
+        called, self.device = self.device, torch.device("cpu")
+        try:
+            return super()._read_batch(batch)
+        finally:
+            self.device = called
+
+
+def full(most_tokens: int, error: Exception, kind: type[Scorer] = OtherDevice) -> tuple[Scorer, Full]:
+    roomy = scorer()
+    model = Full(roomy.model)
+    made = kind(cast("Any", model), roomy.tokenizer, torch.device("cpu"), books=BOOKS, passes=roomy.passes)
+    model.most_tokens, model.error = most_tokens, error
+    if kind is OtherDevice:
+        made.device = torch.device("cuda")
+    return made, model
+
+
+def assert_same(scores: Sequence[SessionScore]) -> None:
+    for a, b in zip(SCORER.score(SESSIONS), scores, strict=True):
+        assert a.statistics == pytest.approx(b.statistics, abs=1e-4)
+        assert a.line_losses_L == pytest.approx(b.line_losses_L, abs=1e-4)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("CUDA error: out of memory")])
+def test_a_device_without_memory_gets_smaller_batches_and_the_scores_stay_the_same(error: Exception) -> None:
+    made, model = full(200, error)
+    assert_same(made.score(SESSIONS))
+    assert made.device.type == "cuda"
+    assert 100 <= made.batch_tokens <= 200
+    assert max(model.seen) <= 200
+
+
+def test_a_device_without_memory_for_one_window_is_left_for_the_cpu_and_the_scores_stay_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made, _ = full(10, torch.OutOfMemoryError("full"))
+    assert_same(made.score(SESSIONS))
+    assert made.device == torch.device("cpu")
+    assert made.batch_tokens == 8192
+    assert capsys.readouterr().out.count("now_device=cpu") == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("[enforce fail] can't allocate memory: you tried")])
+def test_a_cpu_without_memory_is_an_error_that_says_what_to_do(error: Exception) -> None:
+    made, _ = full(200, error, Scorer)
+    with pytest.raises(UserError, match="lower batch_tokens"):
+        made.score(SESSIONS)
+
+
+def test_other_errors_of_the_model_are_not_taken_for_a_lack_of_memory() -> None:
+    made, _ = full(200, RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="multiplied"):
+        made.score(SESSIONS)
+
+
+@pytest.mark.gpu
+def test_a_cuda_device_that_is_full_gets_smaller_batches() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device on this machine")
+    big = scorer(batch_tokens=2**22, device="cuda")
+    torch.cuda.empty_cache()
+    whole_bytes = torch.cuda.get_device_properties(0).total_memory
+    sessions = nova34().sessions
+    try:
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 200_000_000) / whole_bytes)
+        scores = big.score(sessions)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert big.device.type == "cuda"
+    assert big.batch_tokens < 2**22
+    for a, b in zip(SCORER.score(sessions), scores, strict=True):
+        assert a.line_losses_L == pytest.approx(b.line_losses_L, abs=1e-2)
 
 
 @pytest.mark.gpu
