@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 from loggpt_stream.lines.continuation import Parent, TracebackReader
-from loggpt_stream.lines.session import Line, Session
+from loggpt_stream.lines.session import LINE_BYTES, REST_BYTES, Line, Session
 from loggpt_stream.lines.tables import NEVER, Tables, Tombstone
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ Identity = tuple[int, int]
 Pending = dict[Identity, Session]
 
 _US: Final = 1_000_000
-# What a line of a restored session takes: its masked text is shared, and its raw text stays in the topic.
-_LINE_BYTES: Final = 250
 
 
 class Journal:
@@ -163,8 +161,6 @@ def _place(still_open: Sequence[Session], tables: Tables) -> None:
     new = [session for session in still_open if by_opening.get((session.kind, session.key)) is not session]
     for session in sorted(new, key=lambda each: each.identity):
         tables.open(session)
-        tables.open_lines += len(session.lines)
-        tables.open_bytes += session.bytes
     for session in still_open:
         tables.place(session)
 
@@ -259,16 +255,21 @@ def _read_sessions(change: dict[str, Any], of_identity: dict[Identity, Session],
             _read_head(head, session)
         if known > len(session.lines):
             raise ValueError(f"session {identity} has {len(session.lines)} lines, not the {known} that were there")
-        grown = known + count - len(session.lines)
+        grown, before = known + count - len(session.lines), _size(session.lines[known:])
         session.lines[known:] = islice(lines, count)
         session.last_seen_s = seen_us / _US
-        session.bytes += grown * _LINE_BYTES
+        session.bytes += (size := _size(session.lines[known:]) - before)
         if is_open:
             tables.open_lines += grown
-            tables.open_bytes += grown * _LINE_BYTES
+            tables.open_bytes += size
         session.saved = len(session.lines), _signature(session)
         sessions.append(session)
     return sessions
+
+
+def _size(lines: Sequence[Line]) -> int:
+    """Return the memory of lines without raw text: that stays in the topic."""
+    return LINE_BYTES * len(lines) + REST_BYTES * sum(len(line.rest) for line in lines if line.rest)
 
 
 def _read_head(head: Sequence[Any], session: Session) -> None:

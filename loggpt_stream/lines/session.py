@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass, field
 from typing import Final
 
 MAX_RAW_CHARS: Final = 4096
 # Records that are read again for the continuation of one line, at most.
 MAX_REST: Final = 256
+
+# What an open session takes, each of its lines, and each further record of a line, beside raw texts; masked texts are
+# shared. Measured: tests/lines/test_memory.py holds it.
+SESSION_BYTES: Final = 1_100
+LINE_BYTES: Final = 180
+REST_BYTES: Final = 100
 
 CLOSE_REASONS: Final = ("idle", "terminal", "max_age", "max_lines", "memory", "end_of_input")
 
@@ -51,7 +58,8 @@ class Session:
     traceparent: trace context of the first record that had one.
     late: True where its lines came after the session they belong to had closed; such a fragment is never judged.
     opened_s, last_seen_s: watermarks (epoch seconds) at the first and the newest line. closed_s: at the close.
-    bytes: memory it takes, about. announced_s: when its early alert was created (epoch seconds), if there was one.
+    bytes, raw_bytes: memory it takes, about, and how much of that its raw texts take. announced_s: when its early alert
+    was created (epoch seconds), if there was one.
     outdated: True where some of its lines were masked by rules that are no longer in use; it is never judged.
     saved: how many of its lines are in the state topic, and what it was like then (see `lines.journal`).
     """
@@ -72,7 +80,8 @@ class Session:
     ending: bool = False
     closed_s: float = 0.0
     close_reason: str = ""
-    bytes: int = 0
+    bytes: int = SESSION_BYTES
+    raw_bytes: int = 0
     announced_s: float | None = None
     outdated: bool = False
     saved: tuple[int, int] | None = None
@@ -109,6 +118,11 @@ class Session:
         """Return 63 bits that name this session wherever it is read from: its key and the time of its first line."""
         name = f"{self.kind}\0{self.key}\0{self.lines[0].time_s:.3f}".encode()
         return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
+
+
+def raw_bytes(raw: str) -> int:
+    """Return the memory that a line's raw text takes."""
+    return sys.getsizeof(raw) if raw else 0
 
 
 def extended(raw: str, text: str) -> str:

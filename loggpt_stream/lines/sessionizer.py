@@ -15,11 +15,21 @@ order, whatever its own time says. What becomes of the odd ones:
 from __future__ import annotations
 
 from collections import Counter
+from heapq import merge
 from typing import TYPE_CHECKING, Final
 
 from loggpt_stream.lines.continuation import exception_line, stands_alone
 from loggpt_stream.lines.keys import SEVERAL, key_of, link_of, linked_with, request_of, window_of
-from loggpt_stream.lines.session import MAX_RAW_CHARS, MAX_REST, Line, Session, extended
+from loggpt_stream.lines.session import (
+    LINE_BYTES,
+    MAX_RAW_CHARS,
+    MAX_REST,
+    REST_BYTES,
+    Line,
+    Session,
+    extended,
+    raw_bytes,
+)
 from loggpt_stream.lines.tables import Tables, Tombstone
 
 if TYPE_CHECKING:
@@ -31,9 +41,10 @@ if TYPE_CHECKING:
     from loggpt_stream.lines.rules import SessionRules
     from loggpt_stream.lines.tables import Key
 
-# What a line takes beside its raw text (masked texts are shared), and a session beside its lines; measured.
-_LINE_BYTES: Final = 250
-_SESSION_BYTES: Final = 1_500
+# Raw texts of quiet sessions are dropped from this share of the memory on, down to that; not again before it has grown.
+_SPARE_FROM: Final = 0.8
+_SPARE_TO: Final = 0.7
+_SPARE_STEP: Final = 0.02
 
 
 class Sessionizer:
@@ -62,6 +73,8 @@ class Sessionizer:
         self.tables = tables or Tables()
         self._masks = masks
         self._journal = journal
+        # Memory of the open sessions after raw texts were dropped, while that is recent.
+        self._spared_bytes = 0.0
         self._grace_s = min(rules.grace_s, rules.idle_gap_s)
 
     @property
@@ -105,6 +118,7 @@ class Sessionizer:
         session = tables.by_opening.get(key) or self._open(key, event, offset)
         self._append(session, event, offset)
         self._touch(session, event)
+        self._spare_memory()
         full: list[Session] = []
         if len(session.lines) >= self.rules.max_lines:
             full.append(self._close(session, "max_lines", self.watermark_s))
@@ -188,11 +202,19 @@ class Sessionizer:
         line.rest = line.rest or []
         if len(line.rest) < MAX_REST:
             line.rest.append((self.tables.offset, self.tables.index))
-        before = len(line.raw)
+            self._grow(session, REST_BYTES)
+        before = raw_bytes(line.raw)
         if line.raw:
             line.extend_raw(text)
-        session.bytes += len(line.raw) - before
-        self.tables.open_bytes += len(line.raw) - before
+        self._grow_raw(session, raw_bytes(line.raw) - before)
+
+    def _grow(self, session: Session, size: int) -> None:
+        session.bytes += size
+        self.tables.open_bytes += size
+
+    def _grow_raw(self, session: Session, size: int) -> None:
+        session.raw_bytes += size
+        self._grow(session, size)
 
     def _key(self, event: Event, now_s: float) -> Key | None:
         """Return whose line this is, by what is open at `now_s`."""
@@ -220,8 +242,6 @@ class Sessionizer:
     def _open(self, key: Key, event: Event, offset: int) -> Session:
         kind, name = key
         session = Session(name, kind, self.watermark_s, self.watermark_s, offset, self.tables.index)
-        session.bytes = _SESSION_BYTES
-        self.tables.open_bytes += _SESSION_BYTES
         before = self.tables.tombstones.get(key)
         if before is not None and self.watermark_s - before.closed_s < self.rules.tombstone_s:
             if before.close_reason in ("max_age", "max_lines", "memory"):
@@ -241,9 +261,8 @@ class Sessionizer:
         line = Line(round(event.time_s, 6), offset, head, tail, raw_text(event), self.tables.index)
         session.lines.append(line)
         self.tables.open_lines += 1
-        size = _LINE_BYTES + len(line.raw)
-        session.bytes += size
-        self.tables.open_bytes += size
+        self._grow(session, LINE_BYTES)
+        self._grow_raw(session, raw_bytes(line.raw))
         self.fates["late_line" if session.late else "line"] += 1
         self.tables.parents.remember(event, session)
         if event.host and event.host not in session.hosts:
@@ -262,6 +281,23 @@ class Sessionizer:
         self.tables.place(session)
         if self._journal:
             self._journal.touched(session)
+
+    def _spare_memory(self) -> None:
+        """Drop the raw texts of the quietest sessions once memory runs short: the topic has them, see `Line.raw`."""
+        tables, most = self.tables, self.max_open_bytes
+        if tables.open_bytes <= _SPARE_FROM * most:
+            self._spared_bytes = 0.0
+            return
+        if tables.open_bytes < self._spared_bytes + _SPARE_STEP * most:
+            return
+        for session in merge(tables.active.values(), tables.ending.values(), key=lambda each: each.last_seen_s):
+            if tables.open_bytes <= _SPARE_TO * most:
+                break
+            if session.raw_bytes:
+                for line in session.lines:
+                    line.raw = ""
+                self._grow_raw(session, -session.raw_bytes)
+        self._spared_bytes = float(tables.open_bytes)
 
     def _quietest(self) -> Session:
         queues = (self.tables.ending, self.tables.active)

@@ -53,6 +53,8 @@ class Tables:
         key = session.kind, session.key
         self.tombstones.pop(key, None)
         self.by_opening[key] = session
+        self.open_lines += len(session.lines)
+        self.open_bytes += session.bytes
         self.place(session)
 
     def place(self, session: Session) -> None:
