@@ -8,7 +8,7 @@ from loggpt_stream.daemon.message import Message
 from loggpt_stream.daemon.transactions import Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from loggpt_stream.daemon.alert import AlertWriter, Judged
     from loggpt_stream.daemon.partition import Partition, Rejected, Unsaved
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Below the broker's default message limit of 1 MiB, with room for headers; and where its limit is lower than that.
 DEAD_LETTER_BYTES: Final = 900_000
-_SMALL_BYTES: Final = 20_000
+_SMALL_BYTES: Final = 10_000
 
 
 class Composer:
@@ -63,11 +63,17 @@ def _created_s(judged: Judged, now_s: float) -> float:
 
 
 def dead_letter(rejected: Rejected, most_bytes: int) -> Message:
-    """Return the dead letter of a record: its bytes (of a giant the first, and it says so), its headers, and ours."""
+    """Return the dead letter of a record: its bytes, its headers, and ours.
+
+    Of a giant the first `most_bytes`, and it says so: what no topic takes would be read and refused again for ever.
+    """
     record, error = rejected.record, rejected.error
-    value = record.value or b""
-    headers = [
-        *record.headers,
+    key, value, headers = record.key or b"", record.value or b"", record.headers
+    if _size(key, headers) > most_bytes // 2:
+        key, headers = key[: most_bytes // 4], ()
+    whole = len(value)
+    value = value[: most_bytes - _size(key, headers)]
+    ours = [
         ("loggpt_reason", error.reason.encode()),
         ("loggpt_detail", error.detail.encode(errors="replace")),
         ("loggpt_topic", record.topic.encode()),
@@ -75,6 +81,10 @@ def dead_letter(rejected: Rejected, most_bytes: int) -> Message:
         ("loggpt_offset", str(record.offset).encode()),
         ("loggpt_timestamp_ms", str(round(record.timestamp_s * 1000)).encode()),
     ]
-    if len(value) > most_bytes:
-        headers.append(("loggpt_truncated_from_bytes", str(len(value)).encode()))
-    return Message(record.key or b"", value[:most_bytes], tuple(headers))
+    if len(value) < whole or len(headers) < len(record.headers) or len(key) < len(record.key or b""):
+        ours.append(("loggpt_truncated_from_bytes", str(whole).encode()))
+    return Message(key, value, (*headers, *ours))
+
+
+def _size(key: bytes, headers: Iterable[tuple[str, bytes]]) -> int:
+    return len(key) + sum(len(name) + len(value or b"") for name, value in headers)
