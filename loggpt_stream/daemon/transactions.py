@@ -68,7 +68,7 @@ class TransactionalLog:
             await reader.seek_to_beginning(self._state)
             return await self._read_up_to(written.offset, reader)
         finally:
-            await reader.stop()
+            await stop_client(reader)
 
     async def confirm(self) -> None:
         """Raise `ProducerFenced` where another owner has come, `KafkaError` or `OSError` where nobody knows."""
