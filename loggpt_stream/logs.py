@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, ExcInfo, Processor
 
+_MOST_REMEMBERED: Final = 1_000
+
 LogFormat = Literal["auto", "console", "json"]
 
 
@@ -47,7 +49,7 @@ def _escape(character: str) -> str:
 def configure(log_format: LogFormat = "auto", level: str = "info") -> None:
     """Send log events to standard error. `auto` means console on a terminal and JSON elsewhere.
 
-    Libraries (aiokafka, transformers) speak through `logging`: their warnings come out in the same form.
+    Libraries (aiokafka, transformers) speak through `logging`: their warnings come out in the same form, and damped.
     """
     readable = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
@@ -68,6 +70,7 @@ def configure(log_format: LogFormat = "auto", level: str = "info") -> None:
         cache_logger_on_first_use=False,
     )
     of_libraries = logging.StreamHandler(sys.stderr)
+    of_libraries.addFilter(Damped())
     of_libraries.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -77,6 +80,26 @@ def configure(log_format: LogFormat = "auto", level: str = "info") -> None:
     root = logging.getLogger()
     root.handlers[:] = [of_libraries]
     root.setLevel(logging.WARNING)
+
+
+class Damped(logging.Filter):
+    """Lets a library say the same once in so many seconds: aiokafka complains of a broker many times a second."""
+
+    def __init__(self, every_s: float = 30.0) -> None:
+        """every_s: by the records' own times."""
+        super().__init__()
+        self._every_s = every_s
+        self._said_s: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is news."""
+        same = record.name, record.getMessage()
+        if record.created - self._said_s.get(same, float("-inf")) < self._every_s:
+            return False
+        if len(self._said_s) >= _MOST_REMEMBERED:
+            self._said_s.clear()
+        self._said_s[same] = record.created
+        return True
 
 
 def _shown_event(_: object, __: str, event: EventDict) -> EventDict:

@@ -160,3 +160,24 @@ def test_a_secret_is_never_written(capsys: pytest.CaptureFixture[str], log_forma
     assert "login_failed" in shown
     assert "fail_beside" in shown
     assert SECRET not in shown
+
+
+def test_a_library_says_the_same_once_in_half_a_minute_and_something_else_at_once() -> None:
+    damped = logs.Damped(every_s=30)
+
+    def passes(at_s: float, text: str, *filled: object) -> bool:
+        record = logging.LogRecord("aiokafka", logging.ERROR, "client.py", 1, text, filled, None)
+        record.created = at_s
+        return damped.filter(record)
+
+    assert passes(0, "no connection to %s", "a")
+    assert not passes(29, "no connection to %s", "a")
+    assert passes(29, "no connection to %s", "b")
+    assert passes(30, "no connection to %s", "a")
+
+
+def test_a_library_that_repeats_itself_is_written_once(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("json")
+    for _ in range(3):
+        logging.getLogger("aiokafka").error("Unable connect to node")
+    assert capsys.readouterr().err.count("Unable connect to node") == 1
