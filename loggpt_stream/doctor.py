@@ -15,6 +15,7 @@ from loggpt_stream.checks.group import check_group
 from loggpt_stream.checks.host import check_bundle, check_device, check_port
 from loggpt_stream.checks.topics import check_topics
 from loggpt_stream.checks.traffic import check_traffic
+from loggpt_stream.connection import explain, why_not
 from loggpt_stream.daemon.settings import DaemonSettings
 from loggpt_stream.daemon.topics import Finding, Level, kafka_client, look_up
 from loggpt_stream.errors import UserError
@@ -116,12 +117,8 @@ async def check_kafka(settings: DoctorSettings, bundle: Bundle | None) -> AsyncI
     except UserError as error:
         yield Finding("brokers", Level.FAILURE, str(error))
     except BrokerResponseError as error:
-        found = f"{settings.kafka.bootstrap} refuses: {error!r}"
-        yield Finding("brokers", Level.FAILURE, found, "the broker's log says more; check what the user may do (ACLs)")
+        found = f"{settings.kafka.bootstrap}: {explain(error)}"
+        yield Finding("brokers", Level.FAILURE, found, "run the doctor again when that is put right")
     except (KafkaError, OSError, TimeoutError) as error:
-        yield Finding(
-            "brokers",
-            Level.FAILURE,
-            f"{settings.kafka.bootstrap} does not answer: {error!r}",
-            "check --kafka.bootstrap, the network between, and kafka.security_protocol",
-        )
+        reason = await why_not(settings.kafka) or f"{settings.kafka.bootstrap}: {explain(error)}"
+        yield Finding("brokers", Level.FAILURE, reason, "run the doctor again when that is put right")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def check_bundle(settings: DaemonSettings) -> tuple[Finding, Bundle | None]:
     """Return the finding on the bundle, and the bundle where it can be loaded."""
     try:
-        bundle = load_bundle(settings.bundle)
+        bundle = load_bundle(settings.bundle, key=settings.bundle_key)
     except UserError as error:
         return Finding("bundle", Level.FAILURE, str(error)), None
     kinds = ", ".join(

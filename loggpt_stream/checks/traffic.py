@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
+from loggpt_stream.connection import explain
 from loggpt_stream.daemon.topics import ANSWER_WITHIN_S, Finding, Level
 from loggpt_stream.lines.decode import SHAPES, decode
 from loggpt_stream.lines.masks import Masks
@@ -65,7 +66,7 @@ async def check_traffic(
     except TopicAuthorizationFailedError:
         return [Finding("input", Level.FAILURE, f"{settings.input_topic} may not be read", remedy)]
     except (KafkaError, TimeoutError) as error:
-        found = f"{settings.input_topic} could not be read: {error!r}"
+        found = f"{settings.input_topic} could not be read: {explain(error)}"
         return [Finding("input", Level.FAILURE, found, "see the broker's log; then run the doctor again")]
     sample = sampled(records, held, rules or SessionRules(), settings.shape)
     if not sample.records:

@@ -357,7 +357,7 @@ async def test_a_port_in_use_a_missing_bundle_and_device_are_failures_with_what_
 
 def test_a_broker_that_does_not_answer_is_a_failure(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     told = asyncio.run(examine(SetUp("127.0.0.1:9", bundle.path), capsys))
-    assert told.level("brokers", "127.0.0.1:9 does not answer", "--kafka.bootstrap") == "FAIL"
+    assert told.level("brokers", "127.0.0.1:9: nobody listens there: check kafka.bootstrap", "again") == "FAIL"
     assert told.code == 1
 
 

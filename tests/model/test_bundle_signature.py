@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
+from loggpt_stream.checks.host import check_bundle
 from loggpt_stream.cli import main
+from loggpt_stream.daemon.settings import DaemonSettings
+from loggpt_stream.daemon.topics import Level
 from loggpt_stream.errors import BundleError
 from loggpt_stream.model.bundle import MANIFEST, SIGNATURE, _digest, load_bundle
 from tests.tiny_bundle import tiny_bundle
@@ -128,6 +131,12 @@ def test_without_openssl_it_is_said(signed: Path, keys: tuple[Path, Path], monke
     with pytest.raises(BundleError, match="needs the program openssl"):
         load_bundle(signed, key=keys[1])
     load_bundle(signed)
+
+
+def test_the_doctor_refuses_what_the_daemon_would(made: Bundle, signed: Path, keys: tuple[Path, Path]) -> None:
+    checked = {path: check_bundle(DaemonSettings(bundle=path, bundle_key=keys[1])) for path in (made.path, signed)}
+    assert [finding.level for finding, _ in checked.values()] == [Level.FAILURE, Level.OK]
+    assert "sign" in checked[made.path][0].found
 
 
 def test_the_daemon_refuses_to_start_with_an_unsigned_bundle(
