@@ -8,7 +8,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.daemon.service import Daemon, ScorerHungError
+from loggpt_stream.daemon.service import Daemon
 from loggpt_stream.daemon.settings import DaemonSettings
 from loggpt_stream.errors import UserError
 from loggpt_stream.logs import configure, get_logger
@@ -37,6 +37,13 @@ def main(argv: Sequence[str]) -> int:
     # Sessions are many long-lived objects without cycles: Python's default would look for garbage 30 times as often.
     gc.set_threshold(20_000, 20, 50)
     daemon = Daemon(settings, load_bundle(settings.bundle, key=settings.bundle_key))
+    code = _outcome(daemon)
+    if daemon.scorer_busy:
+        os._exit(code)  # a thread cannot be ended, and one that hangs would be waited for
+    return code
+
+
+def _outcome(daemon: Daemon) -> int:
     try:
         asyncio.run(_until_signalled(daemon))
     except ExceptionGroup as failed:
@@ -44,8 +51,6 @@ def main(argv: Sequence[str]) -> int:
         if wrong is not None:
             raise next(_each(wrong)) from None
         get_logger(__name__).exception("daemon_failed", errors=[repr(error) for error in _each(failed)])
-        if failed.subgroup(ScorerHungError):
-            os._exit(1)  # a thread that hangs would be waited for
         return 1
     return 0
 

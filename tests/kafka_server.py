@@ -195,6 +195,14 @@ class KafkaServer:
         self._launch(self._nodes[node])
         self._await_brokers(sum(other.process is not None for other in self._nodes))
 
+    def freeze_broker(self, node: int) -> None:
+        """Let a broker hold still (SIGSTOP): its connections stay, and nothing is answered."""
+        self._signal(node, signal.SIGSTOP)
+
+    def thaw_broker(self, node: int) -> None:
+        """Let a frozen broker go on."""
+        self._signal(node, signal.SIGCONT)
+
     def broker_logs(self, lines: int = 60) -> str:
         """Return the last lines of each broker's own log."""
         tails = []
@@ -227,6 +235,11 @@ class KafkaServer:
             command = [setpriv, "--pdeathsig", "KILL", *command]
         with node.log.open("ab") as log:
             node.process = self._keeper.submit(_start, command, log).result()
+
+    def _signal(self, node: int, what: signal.Signals) -> None:
+        process = self._nodes[node].process
+        if process is not None:
+            process.send_signal(what)
 
     def _end(self, node: int, how: signal.Signals) -> None:
         broker = self._nodes[node]

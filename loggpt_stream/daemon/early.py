@@ -16,10 +16,10 @@ from loggpt_stream.model.early import START, Progress, Step, step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from concurrent.futures import Executor
 
     from loggpt_stream.daemon.batching import Waiting
     from loggpt_stream.daemon.partition import Partition
+    from loggpt_stream.daemon.scorer_thread import ScorerThread
     from loggpt_stream.lines.session import Session
     from loggpt_stream.model.calibration import Calibration, EarlyCalibration
     from loggpt_stream.model.scoring import Scorer
@@ -88,7 +88,7 @@ class EarlyLooks:
         calibration: Calibration,
         partitions: Mapping[Any, Partition],
         announce: Callable[[Partition, Judged], None],
-        thread: Executor,
+        thread: ScorerThread,
         *,
         every_s: float,
     ) -> None:
@@ -109,7 +109,7 @@ class EarlyLooks:
         self._next_round_s = _NEVER
 
     async def look_until_closed(self, waiting: Waiting) -> None:
-        """Look at open sessions until a closed one waits. Raises as `Scorer.score` does."""
+        """Look at open sessions until a closed one waits. Raises as `Scorer.score` does, and `ScorerHungError`."""
         if not self._every_s:
             return
         loop = asyncio.get_running_loop()
@@ -146,7 +146,7 @@ class EarlyLooks:
         if not looks:
             await asyncio.sleep(0)  # however often it looks: the other tasks must get their turn
             return
-        found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read, looks)
+        found = await self._thread.run(self._read, looks)
         for look, (progress, alarms) in zip(looks, found, strict=True):
             look.watch.progress = progress
             if alarms:
@@ -187,8 +187,7 @@ class EarlyLooks:
         watch, session = look.watch, look.watch.session
         so_far = replace(session, lines=session.lines[: watch.progress.lines], hosts=[*session.hosts])
         prepared = self._scorer.prepare(so_far)
-        loop = asyncio.get_running_loop()
-        (score,) = await loop.run_in_executor(self._thread, self._scorer.score_prepared, [prepared])
+        (score,) = await self._thread.run(self._scorer.score_prepared, [prepared])
         score = replace(score, statistics={name: score.statistics[name] for name in look.early.scales})
         verdict = look.early.judge(score.statistics)
         if not verdict.anomalous:

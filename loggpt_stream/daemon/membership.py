@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
+from loggpt_stream.daemon.outage import Outage
 from loggpt_stream.daemon.owner import OwnedT, UnsavedT
 from loggpt_stream.daemon.tenure import Tenure
 from loggpt_stream.daemon.topics import TopicSettings, refusal
@@ -116,6 +118,7 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
         self._metrics = metrics
         self._health = health
         self._clock = clock
+        self._outage = Outage(settings.kafka)
         self._tenures: dict[TopicPartition, tuple[Tenure[OwnedT, UnsavedT], asyncio.Task[None]]] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._consumer: Any = None
@@ -133,11 +136,11 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
             client = self._group_consumer()
             try:
                 if await self._unless(stop, client.start()):
-                    self._broker(up=True)
+                    self._broker_answers()
                     self._consumer = client
                     break
             except (KafkaError, OSError) as error:
-                self._broker(up=False, error=repr(error))
+                await self._unless(stop, self._broker_away(error))
                 log.info("broker_retry", retry_in_s=delay_s)
             await stop_client(client)
             await self._unless(stop, asyncio.sleep(delay_s))
@@ -146,7 +149,7 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
             try:
                 wrong = await refusal(self._settings)
             except (KafkaError, OSError, TimeoutError) as error:
-                self._broker(up=False, error=repr(error))
+                await self._unless(stop, self._broker_away(error))
                 await self._unless(stop, asyncio.sleep(1.0))
                 continue
             if wrong:
@@ -394,22 +397,40 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
                         log.warning("input_topic_missing", topic=self._settings.input_topic, remedy="run doctor")
                         ends = {}
             except (KafkaError, TimeoutError, OSError) as error:
-                self._broker(up=False, error=repr(error))
+                ends = {}
+                await self._broker_away(error)
             else:
-                self._broker(up=True)
-                for where, end in ends.items():
-                    partition = self.partitions.get(where)
-                    if partition is not None and partition.position is not None:
-                        self._metrics.lag.labels(str(where.partition)).set(max(0, end - partition.position))
+                self._broker_answers()
+            self._see_progress(ends, self._clock())
             await asyncio.sleep(_WATCH_EVERY_S)
 
-    def _broker(self, *, up: bool, error: str = "") -> None:
-        if up and not self._health.broker_up:
+    def _see_progress(self, ends: dict[TopicPartition, int], now_s: float) -> None:
+        """Measure the lag, and tell the liveness probe what gets on. `ends`: none where the broker did not answer."""
+        progress, answers = self._health.progress, self._health.broker_up
+        progress.keep_only(self._tenures)
+        for where in self._tenures:
+            partition, end = self.partitions.get(where), ends.get(where)
+            position = None if partition is None else partition.position
+            waits = answers and partition is None
+            if position is not None and end is not None:
+                self._metrics.lag.labels(str(where.partition)).set(max(0, end - position))
+                waits = end > position and not self.paused
+            what = "is assigned and not taken over" if partition is None else "is behind and not read"
+            progress.see(where, f"partition {where.partition} {what}", position, now_s, waits=waits)
+        for what, since_s in progress.news(now_s):
+            log.error("no_progress", what=what, since=datetime.fromtimestamp(since_s, UTC).isoformat())
+
+    def _broker_answers(self) -> None:
+        if not self._health.broker_up:
             log.info("broker_available", bootstrap=self._settings.kafka.bootstrap)
-        elif not up:
-            log.warning("broker_unavailable", bootstrap=self._settings.kafka.bootstrap, error=error)
-        self._health.broker_up = up
-        self._metrics.broker_up.set(up)
+        self._outage.over()
+        self._health.broker_up = True
+        self._metrics.broker_up.set(1)
+
+    async def _broker_away(self, error: BaseException) -> None:
+        self._health.broker_up = False
+        self._metrics.broker_up.set(0)
+        await self._outage.say(error)
 
     async def _unless(self, stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
         """Do `work` unless `stop` is set first; tell whether it was done. Waiting is no stall: the probes are told."""

@@ -70,6 +70,12 @@ class Metrics(MemberMetrics):
         self.score_seconds = Histogram(
             "loggpt_score_seconds", "Time to score a batch", buckets=_LATENCY_BUCKETS_S, registry=registry
         )
+        self.batch_tokens = Gauge(
+            "loggpt_batch_tokens", "Tokens of a scoring batch at most; less where memory was short", registry=registry
+        )
+        self.on_cpu = Gauge(
+            "loggpt_scorer_on_cpu", "1 while the CPU scores, from choice or for lack of memory", registry=registry
+        )
         self.publish_seconds = Histogram(
             "loggpt_close_to_publish_seconds",
             "Time from a session's close to its published verdict",

@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Final
 
 import torch
 from aiokafka import TopicPartition
@@ -23,16 +22,18 @@ from loggpt_stream.daemon.batching import Closed, Waiting
 from loggpt_stream.daemon.compose import Composer
 from loggpt_stream.daemon.drift_report import DriftReport
 from loggpt_stream.daemon.early import EarlyLooks
-from loggpt_stream.daemon.health import Health, serve
+from loggpt_stream.daemon.health import Health, Progress, serve
 from loggpt_stream.daemon.ledger import Ledger
 from loggpt_stream.daemon.membership import Membership
 from loggpt_stream.daemon.metrics import Metrics
 from loggpt_stream.daemon.owner import Owner
 from loggpt_stream.daemon.partition import Meaning, Partition, Unsaved, as_record
 from loggpt_stream.daemon.raw_lines import RawLines
+from loggpt_stream.daemon.scorer_thread import ScorerThread
 from loggpt_stream.logs import get_logger
 from loggpt_stream.model.calibration import Judge
 from loggpt_stream.model.gpt import choose_device
+from loggpt_stream.model.scoring import AbandonedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,9 +47,10 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-
-class ScorerHungError(Exception):
-    """A scoring batch did not end in time; its thread cannot be ended, so the process has to."""
+# What waits for the scorer may take this share of max_open_mb besides.
+_WAITING_SHARE: Final = 0.25
+# Of what may wait for the scorer: between the two limits, pausing and resuming do not chase each other.
+_RESUME_AT: Final = 0.5
 
 
 class Daemon:
@@ -60,7 +62,7 @@ class Daemon:
             raise ValueError("the daemon needs a calibrated bundle")
         self.settings = settings
         self.metrics = Metrics()
-        self.health = Health(last_turn_s=clock())
+        self.health = Health(last_turn_s=clock(), progress=Progress(settings.stuck_after_s))
         self._bundle = bundle
         self._calibration: Calibration = bundle.calibration
         self._clock = clock
@@ -74,13 +76,19 @@ class Daemon:
             shape=settings.shape,
         )
         self._drift = DriftReport(self.metrics)
+        self._thread = ScorerThread(settings.score_timeout_s)
+        self._scored = 0
         self._waiting = Waiting(batch_tokens=settings.batch_tokens, batch_wait_s=settings.batch_wait_s)
         self._group = Membership[Partition, Unsaved](settings, self, self.metrics, self.health, clock)
         # These live from `run` to its end.
         self._raw_lines: RawLines
         self._composer: Composer
         self._early: EarlyLooks
-        self._thread: ThreadPoolExecutor
+
+    @property
+    def scorer_busy(self) -> bool:
+        """Tell whether the scorer's thread is at work: it cannot be ended, and the interpreter would wait for it."""
+        return self._thread.busy
 
     @property
     def _pending(self) -> int:
@@ -110,8 +118,7 @@ class Daemon:
             lifetimes.push_async_callback(self._raw_lines.close)
             writer = AlertWriter(self._bundle, settings.cluster)
             self._composer = Composer(settings, writer, self._raw_lines, self._clock)
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
-            lifetimes.callback(self._thread.shutdown, wait=False, cancel_futures=True)
+            lifetimes.callback(self._thread.close)
             self._early = EarlyLooks(
                 self._scorer,
                 self._calibration,
@@ -176,7 +183,9 @@ class Daemon:
     async def end_of_topic(self, partition: Partition) -> None:
         """Close what is open and have it judged: the topic that it came from is no more."""
         self._hand_over(partition, partition.flush(), self._clock())
-        while partition.pending:  # noqa: ASYNC110 - the scorer lowers it
+        while partition.pending:
+            # The scorer lowers it, and is watched by itself.
+            self.health.progress.forget(TopicPartition(partition.topic, partition.number))
             await asyncio.sleep(0.05)
 
     def began(self, where: TopicPartition, partition: Partition) -> None:
@@ -247,32 +256,30 @@ class Daemon:
 
     async def _score(self) -> None:
         """Score batches on the thread and have published what comes of them; in between, look at open sessions."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._early.look_until_closed(self._waiting)
-            batch = [closed for closed in await self._waiting.batch() if not closed.partition.dropped]
-            started_s = loop.time()
-            scoring = loop.run_in_executor(
-                self._thread, self._scorer.score_prepared, [closed.prepared for closed in batch]
+        # Once nobody waits for the scores any more, it ends.
+        with suppress(AbandonedError):
+            while True:
+                await self._early.look_until_closed(self._waiting)
+                await self._score_batch([each for each in await self._waiting.batch() if not each.partition.dropped])
+
+    async def _score_batch(self, batch: list[Closed]) -> None:
+        started_s = time.monotonic()
+        scores = await self._thread.run(self._scorer.score_prepared, [closed.prepared for closed in batch])
+        self._scored += len(batch)
+        self.metrics.batch_sessions.observe(len(batch))
+        self.metrics.score_seconds.observe(time.monotonic() - started_s)
+        for closed, score in zip(batch, scores, strict=True):
+            partition, session = closed.partition, closed.session
+            if partition.dropped:
+                continue  # it is scored again, by whoever has the partition now
+            verdict = partition.judge.judge(
+                session.kind, score.statistics, late=session.late, outdated=session.outdated
             )
-            try:
-                scores = await asyncio.wait_for(scoring, self.settings.score_timeout_s)
-            except TimeoutError:
-                raise ScorerHungError(f"{len(batch)} sessions for {self.settings.score_timeout_s:.0f} s") from None
-            self.metrics.batch_sessions.observe(len(batch))
-            self.metrics.score_seconds.observe(loop.time() - started_s)
-            for closed, score in zip(batch, scores, strict=True):
-                partition, session = closed.partition, closed.session
-                if partition.dropped:
-                    continue  # it is scored again, by whoever has the partition now
-                verdict = partition.judge.judge(
-                    session.kind, score.statistics, late=session.late, outdated=session.outdated
-                )
-                self._early.ended(partition, session)
-                origin = partition.topic, partition.number
-                partition.judged(Judged(*origin, session, score, verdict, closed_at_s=closed.closed_at_s))
-                if verdict.anomalous:
-                    self._wake(partition)
+            self._early.ended(partition, session)
+            origin = partition.topic, partition.number
+            partition.judged(Judged(*origin, session, score, verdict, closed_at_s=closed.closed_at_s))
+            if verdict.anomalous:
+                self._wake(partition)
 
     def _announce(self, partition: Partition, judged: Judged) -> None:
         """Have an early alert published."""
@@ -285,11 +292,15 @@ class Daemon:
 
     def _throttle(self) -> None:
         """Stop fetching while the scorer is behind."""
-        pending = self._pending
-        if not self._group.paused and pending >= self.settings.max_pending_sessions:
+        settings, pending = self.settings, self._pending
+        waiting = (each for partition in self._group.partitions.values() for each in partition.pending.values())
+        pending_bytes = sum(session.bytes for session in waiting)
+        most_bytes = _WAITING_SHARE * settings.max_open_mb * 1_000_000
+        filled = max(pending / settings.max_pending_sessions, pending_bytes / most_bytes)
+        if not self._group.paused and filled >= 1:
             self._group.pause()
-            log.info("reading_paused", pending_sessions=pending)
-        elif self._group.paused and pending <= self.settings.max_pending_sessions // 2:
+            log.info("reading_paused", pending_sessions=pending, pending_bytes=pending_bytes)
+        elif self._group.paused and filled <= _RESUME_AT:
             self._group.resume()
             log.info("reading_resumed", pending_sessions=pending)
 
@@ -306,6 +317,11 @@ class Daemon:
         self.metrics.lines_open.set(sum(partition.sessionizer.open_lines for partition in partitions))
         self.metrics.open_bytes.set(sum(partition.sessionizer.tables.open_bytes for partition in partitions))
         self.metrics.sessions_pending.set(self._pending)
+        self.metrics.batch_tokens.set(self._scorer.batch_tokens)
+        self.metrics.on_cpu.set(self._scorer.device.type == "cpu")
+        # While its thread is at work, the scorer's own time limit holds.
+        idle = self._pending > 0 and not self._thread.busy
+        self.health.progress.see("scorer", "closed sessions are not scored", self._scored, now_s, waits=idle)
         self.health.last_turn_s = now_s
 
     async def _drain(self) -> None:

@@ -68,6 +68,9 @@ class DaemonSettings(Settings):
     score_timeout_s: float = Field(
         300.0, gt=0, description="a scoring batch that takes longer ends the process: it is started anew elsewhere"
     )
+    stuck_after_s: float = Field(
+        120.0, ge=5, description="/health/live fails where a partition has work and stands still for so many seconds"
+    )
     shutdown_grace_s: float = Field(25.0, gt=0, description="on SIGTERM, finish scoring within so many seconds")
     http_host: str = Field("0.0.0.0", description="address of /metrics and /health")  # noqa: S104 - a service's port
     http_port: int = Field(9464, ge=0, le=65535, description="port of /metrics and /health; 0 takes any free one")

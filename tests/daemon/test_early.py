@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from loggpt_stream.daemon.batching import Closed, Waiting
 from loggpt_stream.daemon.early import SETTLE_S, EarlyLooks
 from loggpt_stream.daemon.ledger import Ledger
 from loggpt_stream.daemon.partition import Meaning, Partition
+from loggpt_stream.daemon.scorer_thread import ScorerHungError, ScorerThread
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
@@ -72,7 +73,7 @@ class Bench:
         self.waiting = Waiting(batch_tokens=512, batch_wait_s=0.01)
         self.announced: list[Judged] = []
         self.offsets = itertools.count()
-        self.thread = ThreadPoolExecutor(1)
+        self.thread = ScorerThread(60.0)
         self.looks = EarlyLooks(scorer, calibration, self.partitions, self.announce, self.thread, every_s=every_s)
 
     def announce(self, partition: Partition, judged: Judged) -> None:
@@ -101,7 +102,7 @@ class Bench:
 def bench(scorer: Scorer) -> Iterator[Bench]:
     made = Bench(scorer)
     yield made
-    made.thread.shutdown()
+    made.thread.close()
 
 
 async def test_an_open_session_with_a_line_never_seen_is_announced_and_a_usual_one_is_not(bench: Bench) -> None:
@@ -273,7 +274,7 @@ async def test_a_threshold_that_drift_has_raised_is_the_one_that_open_sessions_a
     raised.partition.judge = Judge(CALIBRATION)
     raised.feed(event(INSTANCES[0], 11, "The disk has melted again", "ERROR"), event(INSTANCES[1], 20))
     assert await raised.look() == [INSTANCES[0]]
-    raised.thread.shutdown()
+    raised.thread.close()
 
 
 async def test_late_fragments_and_kinds_without_early_calibration_are_not_looked_at(bench: Bench) -> None:
@@ -303,7 +304,7 @@ async def test_all_sessions_are_gone_through_as_often_as_it_is_set(
     await seldom.look(0.9)
     assert 3 <= len(rounds) <= 5
     assert all(later - earlier >= 0.19 for earlier, later in itertools.pairwise(rounds))
-    seldom.thread.shutdown()
+    seldom.thread.close()
 
 
 async def test_a_partition_that_is_revoked_while_its_sessions_wait_for_a_look_is_left_to_its_next_owner(
@@ -320,7 +321,7 @@ async def test_zero_seconds_look_at_nothing(scorer: Scorer) -> None:
     off.feed(event(INSTANCES[0], 1, "The disk has melted", "ERROR"), event(INSTANCES[1], 10))
     await asyncio.wait_for(off.looks.look_until_closed(off.waiting), 1)  # the wait for a batch is the queue's
     assert off.announced == []
-    off.thread.shutdown()
+    off.thread.close()
 
 
 async def test_what_was_known_of_a_revoked_partition_goes_with_it(bench: Bench) -> None:
@@ -342,7 +343,7 @@ async def test_read_again_after_a_restart_the_early_alert_has_the_same_id(bundle
         assert await again.look() == [INSTANCES[0]]
         assert len(again.announced[0].session.lines) == lines
         ids.append(AlertWriter(bundle, "prod").event_id(again.announced[0]))
-        again.thread.shutdown()
+        again.thread.close()
     assert len(set(ids)) == 1
 
 
@@ -376,4 +377,19 @@ async def test_alerts_of_both_stages_are_valid_and_the_final_one_names_the_early
         value["loggpt"]["session"]["close_reason"] = wrong
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(value, schema())
-    both.thread.shutdown()
+    both.thread.close()
+
+
+async def test_a_look_that_hangs_is_as_bounded_as_a_batch(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(scorer)
+    bench.thread.close()
+    hung = threading.Event()
+    monkeypatch.setattr(bench.looks, "_thread", thread := ScorerThread(0.05))
+    monkeypatch.setattr(scorer, "read", lambda _: hung.wait())
+    bench.feed(event(INSTANCES[0], 1), event(INSTANCES[1], 10))
+    try:
+        with pytest.raises(ScorerHungError):
+            await bench.look(for_s=20)
+    finally:
+        hung.set()
+    thread.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from loggpt_stream.daemon.health import STALLED_AFTER_S, Health, serve
+from loggpt_stream.daemon.health import STALLED_AFTER_S, Health, Progress, serve
 from loggpt_stream.daemon.metrics import Metrics
 from loggpt_stream.errors import UserError
 
@@ -38,6 +38,58 @@ def test_not_live_once_the_main_loop_has_stalled() -> None:
     status, body = asked(Health(last_turn_s=1000.0 - STALLED_AFTER_S), "/health/live")
     assert status == 503
     assert orjson.loads(body)["seconds_since_last_turn"] == STALLED_AFTER_S
+
+
+def seen(*steps: tuple[float, object, bool]) -> Progress:
+    """Return what is known after looks at partition 3: when, how far it was, whether there was work for it."""
+    progress = Progress(stuck_after_s=120)
+    for now_s, position, waits in steps:
+        progress.see(3, "partition 3 is behind and not read", position, now_s, waits=waits)
+    return progress
+
+
+def test_not_live_once_what_has_work_stands_still_and_the_report_names_it_and_since_when() -> None:
+    health = Health(last_turn_s=1119.0, progress=seen((900, 6, True), (1000, 7, True), (1117, 7, True)))
+    assert asked(health, "/health/live", lambda: 1119.9)[0] == 200
+    status, body = asked(health, "/health/live", lambda: 1120.0)
+    assert status == 503
+    assert orjson.loads(body)["stuck"] == [
+        {"what": "partition 3 is behind and not read", "since": "1970-01-01T00:16:40+00:00"}
+    ]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [(1000, 7, True), (1100, 8, True)],
+        [(1000, 7, True), (1100, 7, False)],
+        [(1000, 7, False), (1100, 7, True)],
+        [(1000, 7, True), (1050, 7, False), (1100, 7, True)],
+        [(1000, 8, True), (1100, 7, True)],
+    ],
+    ids=["it gets on", "no work", "work came", "the broker was away", "it was set back"],
+)
+def test_live_while_it_gets_on_or_has_nothing_to_do(steps: list[tuple[float, object, bool]]) -> None:
+    assert Health(last_turn_s=1200.0, progress=seen(*steps)).live(1200.0)["ok"]
+
+
+def test_a_partition_that_is_ours_no_more_is_not_waited_for() -> None:
+    progress = seen((1000, 7, True))
+    progress.see("scorer", "closed sessions are not scored", 4, 1000, waits=True)
+    progress.keep_only({3})
+    assert len(progress.stuck(1200)) == 2
+    progress.keep_only(set())
+    assert list(progress.stuck(1200)) == ["scorer"]
+
+
+def test_what_stands_still_is_news_once_until_it_gets_on() -> None:
+    progress = seen((1000, 7, True))
+    assert progress.news(1100) == []
+    assert [since_s for _, since_s in progress.news(1120)] == [1000]
+    assert progress.news(1130) == []
+    progress.see(3, "partition 3 is behind and not read", 8, 1140, waits=True)
+    assert progress.news(1140) == []
+    assert len(progress.news(1260)) == 1
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,8 @@ def test_it_is_given_longer_to_finish_than_it_takes() -> None:
     settings = yaml.safe_load(config_map()["data"]["daemon.yaml"])
     grace_s = MANIFESTS["Deployment"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert grace_s == 60
-    assert settings["shutdown_grace_s"] < grace_s
+    # 20 s: what an end takes at most beyond that, see tests/integration/test_limits.py.
+    assert settings["shutdown_grace_s"] + 20 < grace_s
 
 
 def test_volumes_are_mounted_where_the_program_looks() -> None:

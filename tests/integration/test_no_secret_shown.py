@@ -101,8 +101,14 @@ async def test_daemon_and_doctor_show_no_secret(  # noqa: PLR0917 - fixtures and
             await process.reached("loggpt_dead_letters_total", 1)
         else:
             await said(process, b"Unable connect to")
+            await process.saw("broker_unavailable")
         await process.terminate()
-    shown = process.log_path.read_text() + await asyncio.to_thread(doctor, flags) + "".join(capfd.readouterr())
+    told_by_doctor = await asyncio.to_thread(doctor, flags)
+    if not right:
+        away = next(event for event in process.events() if event["event"] == "broker_unavailable")
+        assert "the broker refuses the " in away["reason"]
+        assert "the broker refuses the " in told_by_doctor
+    shown = process.log_path.read_text() + told_by_doctor + "".join(capfd.readouterr())
     assert "aiokafka" in shown or right
     assert secret not in shown
     assert secret.encode().hex() not in shown
