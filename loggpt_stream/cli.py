@@ -18,6 +18,7 @@ _HELP: Final = f"""\
 loggpt-stream {__version__}: finds abnormal sessions in OpenStack logs
 
   loggpt-stream run        the daemon: log records from Kafka in, alerts to Kafka out
+  loggpt-stream route      key records by session, exactly once, where the shippers cannot
   loggpt-stream replay     score log files offline through the same code, alerts as JSON lines
   loggpt-stream simulate   make load: recorded OpenStack sessions with fresh ids, hosts and times
   loggpt-stream doctor     check bundle, device, Kafka and the input, with a remedy for each finding; create topics
@@ -45,6 +46,7 @@ _COMMANDS: Final = {
     "run": "loggpt_stream.run",
     "replay": "loggpt_stream.replay",
     "simulate": "loggpt_stream.simulator.cli",
+    "route": "loggpt_stream.route.cli",
     "doctor": "loggpt_stream.doctor",
     "dead-letters": "loggpt_stream.dead_letters.cli",
     "demo": "loggpt_stream.demo",
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"error: no command {name!r}; there are {', '.join(_COMMANDS)}. See loggpt-stream --help", file=sys.stderr
         )
         return 2
-    if argv is None and name == "run":
+    if argv is None and name in ("run", "route"):
         # PyTorch takes seconds to load, and PID 1 of a container ignores what it does not handle.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:

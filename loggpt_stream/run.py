@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
-import signal
 from typing import TYPE_CHECKING, Final
 
 from loggpt_stream.daemon.service import Daemon
 from loggpt_stream.daemon.settings import DaemonSettings
-from loggpt_stream.errors import UserError
-from loggpt_stream.logs import configure, get_logger
+from loggpt_stream.logs import configure
 from loggpt_stream.model.bundle import load_bundle
+from loggpt_stream.process import run_until_signalled
 from loggpt_stream.settings import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 _DESCRIPTION: Final = """\
 Read log records from a Kafka topic, gather them to sessions, score closed sessions, publish alerts.
@@ -37,34 +35,7 @@ def main(argv: Sequence[str]) -> int:
     # Sessions are many long-lived objects without cycles: Python's default would look for garbage 30 times as often.
     gc.set_threshold(20_000, 20, 50)
     daemon = Daemon(settings, load_bundle(settings.bundle, key=settings.bundle_key))
-    code = _outcome(daemon)
+    code = run_until_signalled(daemon.run, failed="daemon_failed")
     if daemon.scorer_busy:
         os._exit(code)  # a thread cannot be ended, and one that hangs would be waited for
     return code
-
-
-def _outcome(daemon: Daemon) -> int:
-    try:
-        asyncio.run(_until_signalled(daemon))
-    except ExceptionGroup as failed:
-        wrong = failed.subgroup(UserError)
-        if wrong is not None:
-            raise next(_each(wrong)) from None
-        get_logger(__name__).exception("daemon_failed", errors=[repr(error) for error in _each(failed)])
-        return 1
-    return 0
-
-
-def _each(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _each(error)
-        else:
-            yield error
-
-
-async def _until_signalled(daemon: Daemon) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await daemon.run(stop)

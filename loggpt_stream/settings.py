@@ -39,12 +39,12 @@ KNOWN_KEYS: Final = frozenset(
     clock_speed cluster commit_interval_s compression concurrency config contamination cost_false_alarm cost_miss
     create_topics dead_letter_topic device drift dry_run duration_s early early_every_s early_false_alarm_rate
     exclude failure_share false_alarm_rate format from from_offset from_time group group_column held_out http_host
-    http_port input_topic inputs instance_id kafka kinds labels limit lines log_format log_level max_minutes
-    max_open_lines max_open_mb max_open_sessions max_pending_sessions model out output partition partitions quick
-    rate reading reason report resume score_timeout_s score_topic scores search search_minutes search_trials seed
-    select session_timeout_s sessions shape shutdown_grace_s speed splits start state_topic stuck_after_s test_cache
-    threads time_scale to to_offset tokenizer topic training transaction_timeout_s truth unkeyed validation
-    validation_fraction
+    http_port input_topic inputs instance_id kafka key_order kinds labels limit lines log_format log_level
+    max_minutes max_open_lines max_open_mb max_open_sessions max_pending_sessions max_waiting_mb model out output
+    output_topic partition partitions quick rate reading reason report resume score_timeout_s score_topic scores
+    search search_minutes search_trials seed select session_timeout_s sessions shape shutdown_grace_s speed splits
+    start state_topic stuck_after_s test_cache threads time_scale to to_offset tokenizer topic training
+    transaction_timeout_s truth unkeyed validation validation_fraction
     """.split()  # noqa: SIM905 - a list of a word a line would be sixty lines
 )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import orjson
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from tests.kafka_server import create_topic, unique_name
 
@@ -96,6 +96,9 @@ def own_process(arguments: list[str], log_path: Path) -> Process:
 class DaemonProcess:
     """`loggpt-stream run` from start to exit. The log goes to a file that a failing test can show."""
 
+    command: tuple[str, ...] = ("run", "--threads", "1")
+    starting = "daemon_starting"
+
     def __init__(
         self,
         folder: Path,
@@ -107,8 +110,8 @@ class DaemonProcess:
         """Start it. `flags` come after the ones that every test wants. `http_host`: where its metrics are."""
         self.log_path = folder / f"{unique_name('daemon')}.log"
         self._http_host = http_host
-        wanted = ["--http-port", "0", "--http-host", http_host, "--log-format", "json", "--threads", "1"]
-        self.process = start(["run", *wanted, "--commit-interval-s", "0.3", *flags], self.log_path)
+        wanted = ["--http-port", "0", "--http-host", http_host, "--log-format", "json", "--commit-interval-s", "0.3"]
+        self.process = start([*self.command, *wanted, *flags], self.log_path)
 
     def __enter__(self) -> Self:
         return self
@@ -136,7 +139,7 @@ class DaemonProcess:
 
     async def get(self, path: str) -> tuple[int, str]:
         """Return status and body of a GET from the daemon's HTTP port."""
-        port = (await self.saw("daemon_starting"))["http_port"]
+        port = (await self.saw(self.starting))["http_port"]
         return await asyncio.to_thread(_get, f"http://{self._http_host}:{port}{path}")
 
     async def metric(self, name: str) -> float:
@@ -166,6 +169,13 @@ class DaemonProcess:
         return await asyncio.to_thread(self.process.wait, timeout_s)
 
 
+class RouteProcess(DaemonProcess):
+    """`loggpt-stream route`, likewise."""
+
+    command: tuple[str, ...] = ("route",)
+    starting = "route_starting"
+
+
 def _get(url: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own daemon on this machine
@@ -190,10 +200,10 @@ async def produce(
 async def read_all(bootstrap: str, topic: str) -> list[Any]:
     """Return every committed record of a topic."""
     async with AIOKafkaConsumer(
-        bootstrap_servers=bootstrap, auto_offset_reset="earliest", isolation_level="read_committed"
+        topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", isolation_level="read_committed"
     ) as consumer:
-        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or {0}]
-        consumer.assign(partitions)
+        partitions = sorted(consumer.assignment())
+        assert partitions
         ends = await consumer.end_offsets(partitions)
         await consumer.seek_to_beginning(*partitions)
         records: list[Any] = []

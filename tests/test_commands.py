@@ -15,6 +15,7 @@ import calibrate.cli
 import trainer.cli
 from loggpt_stream import cli
 from loggpt_stream.daemon.settings import DaemonSettings
+from loggpt_stream.route.settings import RouteSettings
 from loggpt_stream.settings import load
 from tests.tiny_bundle import NOVA34, tiny_bundle
 
@@ -38,6 +39,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         (cli.main, [], "loggpt-train"),
         (cli.main, ["run", "--help"], "SIGTERM"),
         (cli.main, ["replay", "--help"], "JSON lines"),
+        (cli.main, ["route", "--help"], "never round robin"),
         (cli.main, ["simulate", "--help"], "--failure-share"),
         (cli.main, ["doctor", "--help"], "what to do"),
         (cli.main, ["dead-letters", "--help"], "back to the input topic"),
@@ -70,7 +72,7 @@ def test_what_make_starts_is_there(target: str) -> None:
 
 def test_an_unknown_command_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["start"]) == 2
-    assert "run, replay, simulate, doctor, dead-letters, demo" in capsys.readouterr().err
+    assert "run, replay, simulate, route, doctor, dead-letters, demo" in capsys.readouterr().err
 
 
 def test_a_users_mistake_is_one_line_and_not_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,6 +85,11 @@ def test_a_users_mistake_is_one_line_and_not_a_traceback(tmp_path: Path, capsys:
 def test_the_commented_daemon_yaml_loads_and_shows_the_defaults() -> None:
     from_file = load(DaemonSettings, ["--config", str(CONFIGS / "daemon.yaml")], prog="x", description="")
     assert from_file.model_copy(update={"config": None}) == DaemonSettings()
+
+
+def test_the_commented_route_yaml_loads_and_shows_the_defaults() -> None:
+    from_file = load(RouteSettings, ["--config", str(CONFIGS / "route.yaml")], prog="x", description="")
+    assert from_file.model_copy(update={"config": None}) == RouteSettings()
 
 
 def test_replay_writes_alerts_and_scores_and_says_what_it_read(

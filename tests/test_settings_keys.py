@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "loggpt_stream.run",
     "loggpt_stream.replay",
+    "loggpt_stream.route.cli",
     "loggpt_stream.doctor",
     "loggpt_stream.dead_letters.cli",
     "loggpt_stream.demo",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from loggpt_stream.daemon.ledger import Change, Ledger
     from loggpt_stream.daemon.message import Message
-    from loggpt_stream.daemon.transactions import Outgoing
+    from loggpt_stream.daemon.transactions import Bulk, Outgoing
 
 
 class Taken(Protocol):
@@ -69,7 +69,7 @@ class Log(Protocol):
     async def confirm(self) -> None:
         """Raise where another owner has come."""
 
-    async def commit(self, outgoing: Iterable[Outgoing]) -> None:
+    async def commit(self, outgoing: Iterable[Outgoing | Bulk]) -> None:
         """Write all of it, or nothing."""
 
     async def close(self) -> None:
@@ -84,7 +84,7 @@ class Owner(Generic[OwnedT, UnsavedT]):
         log: Log,
         ledger: Ledger,
         partition: OwnedT,
-        compose: Callable[[UnsavedT], Awaitable[Sequence[Outgoing]]],
+        compose: Callable[[UnsavedT], Awaitable[Sequence[Outgoing | Bulk]]],
     ) -> None:
         """`compose` makes the messages of a transaction; raw lines may have to be read again for it."""
         self.partition = partition

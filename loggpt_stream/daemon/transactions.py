@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiokafka.errors import IllegalOperation, KafkaError
+from aiokafka.partitioner import murmur2
 
 from loggpt_stream.daemon.ledger import BARRIER
 from loggpt_stream.daemon.message import Message
@@ -36,6 +38,27 @@ class Outgoing:
     topic: str
     message: Message
     partition: int | None = None
+
+
+class Stamped(NamedTuple):
+    """A record that is written as it came, with its own time."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bulk:
+    """Many records for one topic, in order; the key of each decides on its partition, as in Kafka's own clients.
+
+    without_key: the partition of those without one, modulo how many there are.
+    """
+
+    topic: str
+    records: Sequence[Stamped]
+    without_key: int
 
 
 class TransactionalLog:
@@ -74,7 +97,7 @@ class TransactionalLog:
         """Raise `ProducerFenced` where another owner has come, `KafkaError` or `OSError` where nobody knows."""
         await self._barrier()
 
-    async def commit(self, outgoing: Iterable[Outgoing]) -> None:
+    async def commit(self, outgoing: Iterable[Outgoing | Bulk]) -> None:
         """Write all of it, or nothing. Raises `KafkaError` or `OSError`: then nobody knows which of the two."""
         try:
             await self._commit(outgoing)
@@ -93,10 +116,13 @@ class TransactionalLog:
         (written,) = await self._commit([barrier])
         return written
 
-    async def _commit(self, outgoing: Iterable[Outgoing]) -> list[Any]:
+    async def _commit(self, outgoing: Iterable[Outgoing | Bulk]) -> list[Any]:
         await self._producer.begin_transaction()
         sent = []
         for each in outgoing:
+            if isinstance(each, Bulk):
+                sent += await self._send_bulk(each)
+                continue
             message = each.message
             headers = list(message.headers)
             sent.append(
@@ -109,6 +135,27 @@ class TransactionalLog:
         await self._producer.commit_transaction()
         return written
 
+    async def _send_bulk(self, bulk: Bulk) -> list[Any]:
+        """Send records in batches that are built here: a call and a future for each would cost more than the record."""
+        if not bulk.records:
+            return []
+        count = len(await self._producer.partitions_for(bulk.topic))
+        batches: dict[int, Any] = {}
+        sent = []
+        for key, value, headers, timestamp_ms in bulk.records:
+            place = bulk.without_key % count if key is None else partition_of(key, count)
+            batch = batches.get(place)
+            if batch is not None:
+                if batch.append(timestamp=timestamp_ms, key=key, value=value, headers=headers) is not None:
+                    continue
+                sent.append(await self._producer.send_batch(batch, bulk.topic, partition=place))
+            batch = batches[place] = self._producer.create_batch()
+            batch.append(timestamp=timestamp_ms, key=key, value=value, headers=headers)
+        for place, batch in batches.items():
+            batch.close()
+            sent.append(await self._producer.send_batch(batch, bulk.topic, partition=place))
+        return sent
+
     async def _read_up_to(self, barrier_offset: int, reader: Any) -> list[tuple[bytes | None, bytes | None]]:  # noqa: ANN401 - aiokafka is untyped
         found: list[tuple[bytes | None, bytes | None]] = []
         while True:
@@ -117,6 +164,12 @@ class TransactionalLog:
                     if record.offset >= barrier_offset:
                         return found
                     found.append((record.key, record.value))
+
+
+@lru_cache(maxsize=65_536)
+def partition_of(key: bytes, count: int) -> int:
+    """Return the partition of a key among so many, as every Kafka client chooses it (murmur2)."""
+    return int((murmur2(key) & 0x7FFFFFFF) % count)
 
 
 async def _delivered(sent: Sequence[Awaitable[Any]]) -> list[Any]:

@@ -69,6 +69,9 @@ SHAPES: Final = (
 # Brokers take 1 MB by default. Decoding takes up to twelve times the memory of a record that is all line ends.
 MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
 
+# Written by loggpt-stream route. One partition alone cannot know it, once lines are sorted by instance.
+ABOUT_SEVERAL: Final = "loggpt_route_about_several"
+
 _TEXT_SHAPES: Final = frozenset({"plain", "loghub", "syslog"})
 _SESSION_HEADERS: Final = frozenset({"session_id", "session-id"})
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -107,8 +110,12 @@ def decode(record: Record, *, pin: str | None = None) -> list[Event]:
         events = _pinned(text, envelope, pin)
     else:
         events = [event for _, event in _decode_text(text, envelope, depth=0)]
-    trace = _traceparent(record) if record.headers else None
-    return [replace(event, traceparent=trace) for event in events] if trace else events
+    if not record.headers:
+        return events
+    trace, several = _traceparent(record), any(name == ABOUT_SEVERAL for name, _ in record.headers)
+    if trace is None and not several:
+        return events
+    return [replace(event, traceparent=trace, about_several=several) for event in events]
 
 
 def _pinned(text: str, envelope: Envelope, pin: str) -> list[Event]:

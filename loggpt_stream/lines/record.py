@@ -40,6 +40,7 @@ class Event:
     source: what tells writers apart where the envelope says so (host, file), else "".
     pid: process id as text, "" where unknown.
     traceparent: the record's W3C trace context, where it has such a header.
+    about_several: True where a header says that its request names several instances, which lie on other partitions.
     """
 
     time_s: float
@@ -60,6 +61,7 @@ class Event:
     source: str = ""
     pid: str = ""
     traceparent: str | None = None
+    about_several: bool = False
 
 
 class UndecodableError(ValueError):

@@ -222,7 +222,7 @@ class Sessionizer:
         linking, request = link_of(event, order), request_of(event)
         if linking is not None:
             self._link(*linking)
-        linked = self.tables.instance_of_request.get(request) if request else None
+        linked = self.tables.instance_of_request.get(request) if request and not event.about_several else None
         # Only while that instance's session is open: a request must not bring a closed session back, not even one
         # that this line itself will close by moving the clock.
         session = self.tables.by_opening.get(("instance", linked)) if linked else None

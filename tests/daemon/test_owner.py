@@ -18,7 +18,7 @@ from loggpt_stream.model.calibration import Calibration, Judge
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from loggpt_stream.daemon.transactions import Outgoing
+    from loggpt_stream.daemon.transactions import Bulk, Outgoing
 
 
 class DamagedLog:
@@ -39,7 +39,7 @@ class DamagedLog:
         if self.replaced:
             raise ProducerFenced
 
-    async def commit(self, outgoing: Iterable[Outgoing]) -> None:
+    async def commit(self, outgoing: Iterable[Outgoing | Bulk]) -> None:
         raise NotImplementedError
 
     async def close(self) -> None:

@@ -1,0 +1,147 @@
+"""The router: raw records in, the same records out with the key of their session, each exactly once.
+
+It is a member of a consumer group like the daemon (`Membership`), and keeps the same promise by the same means: one
+transaction of each partition's own producer writes the records, where the input was read to, and what later keys depend
+on. A crash at any moment leaves either all of that or nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Final
+
+from loggpt_stream.daemon.health import Health, serve
+from loggpt_stream.daemon.ledger import Ledger
+from loggpt_stream.daemon.membership import Membership
+from loggpt_stream.daemon.owner import Owner
+from loggpt_stream.daemon.partition import as_record
+from loggpt_stream.daemon.raw_lines import RawLines
+from loggpt_stream.daemon.transactions import Bulk, Outgoing
+from loggpt_stream.lines.masks import Masks
+from loggpt_stream.logs import get_logger
+from loggpt_stream.route.metrics import RouteMetrics
+from loggpt_stream.route.partition import RoutedPartition, Unsaved
+
+if TYPE_CHECKING:
+    from aiokafka import TopicPartition
+
+    from loggpt_stream.daemon.membership import Clock
+    from loggpt_stream.route.settings import RouteSettings
+
+log = get_logger(__name__)
+
+# So many records are worth a transaction before it is due.
+_ENOUGH_RECORDS: Final = 2_000
+# Before compression. A record may be larger, and is then a batch of its own.
+_BATCH_BYTES: Final = 512 * 1024
+_LOOK_AGAIN_S: Final = 0.02
+
+
+class Router:
+    """One process of the consumer group, from start to SIGTERM."""
+
+    def __init__(self, settings: RouteSettings, clock: Clock = time.time) -> None:
+        """Start outside the group."""
+        self.settings = settings
+        self.metrics = RouteMetrics()
+        self.health = Health(last_turn_s=clock())
+        self._clock = clock
+        self._group = Membership[RoutedPartition, Unsaved](settings, self, self.metrics, self.health, clock)
+        self._raw = RawLines(settings.input_topic, self._group.reader, Masks(), settings.shape)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then commit. Raises what ends the router otherwise."""
+        settings = self.settings
+        async with AsyncExitStack() as lifetimes:
+            port = lifetimes.enter_context(
+                serve(settings.http_host, settings.http_port, self.metrics.registry, self.health, self._clock)
+            )
+            log.info(
+                "route_starting",
+                http_port=port,
+                input_topic=settings.input_topic,
+                output_topic=settings.output_topic,
+            )
+            lifetimes.push_async_callback(self._group.close)
+            lifetimes.push_async_callback(self._raw.close)
+            if not await self._group.connect(stop):
+                return
+            async with asyncio.TaskGroup() as tasks:
+                beside = self._group.join(tasks)
+                await self._read(stop)
+                log.info("route_stopping")
+                self.health.stopping = True
+                await self._group.leave()
+                for task in beside:
+                    task.cancel()
+            log.info("route_stopped")
+
+    async def _read(self, stop: asyncio.Event) -> None:
+        """Read, and choose keys, until `stop`: the main loop. Each partition's tenure commits beside it."""
+        while not stop.is_set():
+            for where, records in (await self._group.poll()).items():
+                partition = self._group.partitions.get(where)
+                if partition is None:
+                    continue  # fetched before it was ours to read; it is read again
+                before_bytes = partition.waiting_bytes
+                for record in records:
+                    partition.feed(as_record(record))
+                self.metrics.records.inc(len(records))
+                self.metrics.input_bytes.inc(partition.waiting_bytes - before_bytes)
+                if partition.waiting >= _ENOUGH_RECORDS:
+                    self._group.wake(where)
+            for where, partition in list(self._group.partitions.items()):
+                await self._group.caught_up(where, partition)  # control records at the end are no lag
+            await self._room(stop)
+            await asyncio.sleep(0)  # a poll may return at once, again and again: the other tasks must get their turn
+
+    async def _room(self, stop: asyncio.Event) -> None:
+        """Wait until what is read and not yet committed fits the limit again. A commit that hangs ends by itself."""
+        while True:
+            waiting_bytes = sum(partition.waiting_bytes for partition in self._group.partitions.values())
+            self.metrics.waiting.set(waiting_bytes)
+            self.health.last_turn_s = self._clock()
+            if stop.is_set() or waiting_bytes <= self.settings.max_waiting_mb * 1_000_000:
+                return
+            for where in self._group.partitions:
+                self._group.wake(where)
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    # What a membership needs (`membership.Program`).
+
+    def owner(self, where: TopicPartition, *, small: bool) -> Owner[RoutedPartition, Unsaved]:  # noqa: ARG002 - a record is as small as it came
+        """Return an owner of a partition that has not taken over yet."""
+        settings = self.settings
+        ledger = Ledger(f"{settings.group} {settings.input_topic}")
+        partition = RoutedPartition(where.topic, where.partition, settings.key_order, settings.shape, ledger)
+
+        async def compose(unsaved: Unsaved) -> list[Outgoing | Bulk]:
+            state = [Outgoing(settings.state_topic, message, where.partition) for message in unsaved.state]
+            return [Bulk(settings.output_topic, unsaved.records, without_key=where.partition), *state]
+
+        return Owner(self._group.log_of(where, max_batch_size=_BATCH_BYTES), ledger, partition, compose)
+
+    async def timestamp_ms(self, where: TopicPartition, offset: int) -> int | None:
+        """Return the timestamp of an input record, or None where there is none at this offset."""
+        return await self._raw.timestamp_ms(where.partition, offset)
+
+    async def end_of_topic(self, partition: RoutedPartition) -> None:
+        """Do nothing: of a topic that is no more, nothing is left to be done."""
+
+    def began(self, where: TopicPartition, partition: RoutedPartition) -> None:
+        """Say that a partition is ours."""
+        log.info("partition_taken_over", partition=where.partition, position=partition.position)
+
+    def ended(self, where: TopicPartition) -> None:
+        """Do nothing: partitions share no limits but the one of `_room`."""
+
+    def committed(self, unsaved: Unsaved) -> None:
+        """Count what a transaction wrote: before it was committed, nobody could see it."""
+        for kind, count in unsaved.kinds.items():
+            self.metrics.routed.labels(kind).inc(count)
+        for reason, count in unsaved.undecodable.items():
+            self.metrics.undecodable.labels(reason).inc(count)
+        self.metrics.mixed.inc(unsaved.mixed)
+        self.metrics.routed_bytes.inc(unsaved.size_bytes)
