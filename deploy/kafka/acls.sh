@@ -21,7 +21,7 @@ set -eu
 : "${STATE_TOPIC:=loggpt-state}"
 : "${SCORE_TOPIC:=}" # only where score_topic is set
 : "${GROUP:=loggpt-stream}"
-: "${ROUTED_TOPIC:=openstack-logs-routed}"
+: "${RAW_TOPIC:=openstack-logs-raw}" # what route reads; it writes INPUT_TOPIC, which the daemon reads
 : "${ROUTE_STATE_TOPIC:=loggpt-route-state}"
 : "${ROUTE_GROUP:=loggpt-route}"
 
@@ -47,8 +47,8 @@ run)
     done
     ;;
 route)
-    allow_exactly_once "$INPUT_TOPIC" "$ROUTE_STATE_TOPIC" "$ROUTE_GROUP"
-    allow --operation Write --topic "$ROUTED_TOPIC"
+    allow_exactly_once "$RAW_TOPIC" "$ROUTE_STATE_TOPIC" "$ROUTE_GROUP"
+    allow --operation Write --topic "$INPUT_TOPIC"
     ;;
 create-topics)
     for topic in "$INPUT_TOPIC" "$STATE_TOPIC" "$ALERT_TOPIC" "$DEAD_LETTER_TOPIC" ${SCORE_TOPIC:+"$SCORE_TOPIC"}; do

@@ -40,6 +40,12 @@ def complaints(analyze: str, unit: Path) -> str:
     return "\n".join(line for line in (told.stdout + told.stderr).splitlines() if unit.name in line)
 
 
+def security(analyze: str, unit: Path, *, threshold: int) -> subprocess.CompletedProcess[str]:
+    """Have systemd judge how exposed a unit is, in tenths: 0 is the most confined and 100 the least."""
+    command = [analyze, "security", "--offline=true", "--no-pager", f"--threshold={threshold}", str(unit)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def service() -> configparser.SectionProxy:
     unit = configparser.RawConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
@@ -66,10 +72,7 @@ def test_systemd_finds_a_broken_line(analyze: str, tmp_path: Path, right: str, w
 
 
 def test_the_service_is_well_confined(analyze: str, tmp_path: Path) -> None:
-    unit = installed(tmp_path, UNIT.read_text())
-    # 0.0 is the most confined and 10.0 the least; the threshold is in tenths.
-    command = [analyze, "security", "--offline=true", "--no-pager", "--threshold=25", str(unit)]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    told = security(analyze, installed(tmp_path, UNIT.read_text()), threshold=25)
     assert told.returncode == 0, told.stdout[-200:] + told.stderr
 
 

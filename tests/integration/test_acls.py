@@ -69,7 +69,7 @@ class Names:
             "STATE_TOPIC": self.state,
             "SCORE_TOPIC": self.scores,
             "GROUP": self.group,
-            "ROUTED_TOPIC": self.alerts,
+            "RAW_TOPIC": self.input,
             "ROUTE_STATE_TOPIC": self.state,
             "ROUTE_GROUP": self.group,
         }
@@ -119,7 +119,10 @@ def bindings(words: list[str]) -> list[Any]:
 async def grant(server: KafkaServer, program: str, user: str, names: Names) -> None:
     """Make the ACLs of the script and wait until the broker knows them."""
     principal = f"User:{user}"
-    wanted = [acl for words in commands(program, principal, names.variables()) for acl in bindings(words)]
+    variables = names.variables()
+    if program == "route":
+        variables["INPUT_TOPIC"] = names.alerts  # it writes what the daemon reads
+    wanted = [acl for words in commands(program, principal, variables) for acl in bindings(words)]
     admin = AdminClient({"bootstrap.servers": server.bootstrap})
     for done in admin.create_acls(wanted).values():
         done.result(30)
