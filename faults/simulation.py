@@ -162,7 +162,10 @@ class Simulation:
         ledger = Ledger("group input", most_changes=self.chance.choice((2, 5, 100)))
         partition = Partition("input", 0, meaning, ledger)
         place = TransactionalLog(
-            _STATE, lambda: SimulatedProducer(self.kafka, _ID), lambda: SimulatedReader(self.kafka)
+            _STATE,
+            lambda: SimulatedProducer(self.kafka, _ID),
+            lambda: SimulatedReader(self.kafka),
+            SimulatedReader.stop,
         )
         owner = Owner(place, ledger, partition, _compose)
         return Process(f"p{next(self._names)}", owner, busy=owner.take_over())

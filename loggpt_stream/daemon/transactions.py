@@ -64,13 +64,21 @@ class Bulk:
 class TransactionalLog:
     """The log of one input partition, from `take_over` to `close`. Not shared between tasks."""
 
-    def __init__(self, state: TopicPartition, make_producer: Callable[[], Any], make_reader: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        state: TopicPartition,
+        make_producer: Callable[[], Any],
+        make_reader: Callable[[], Any],
+        stop: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> None:
         """`state`: the partition's own state partition.
 
         make_producer: returns a producer, not started, with the partition's transactional id. make_reader: returns a
-        `read_committed` consumer without a group, not started.
+        `read_committed` consumer without a group, not started. stop: lets go of a reader (`stop_client`); apart from
+        that, nothing here needs an event loop, and the simulation has none.
         """
         self._state = state
+        self._stop = stop or stop_client
         self._make_producer = make_producer
         self._make_reader = make_reader
         self._producer: Any = None
@@ -91,7 +99,7 @@ class TransactionalLog:
             await reader.seek_to_beginning(self._state)
             return await self._read_up_to(written.offset, reader)
         finally:
-            await stop_client(reader)
+            await self._stop(reader)
 
     async def confirm(self) -> None:
         """Raise `ProducerFenced` where another owner has come, `KafkaError` or `OSError` where nobody knows."""
