@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=200_000, help="lines of input for the throughput")
     parser.add_argument("--rounds", type=int, default=3, help="readings by each of the two daemons, in turn")
     parser.add_argument("--open-sessions", type=int, default=100_000, help="sessions open at the restart")
-    parser.add_argument("--lines-each", type=int, default=10, help="lines of each of these")
+    parser.add_argument("--lines-each", type=int, default=5, help="lines of each of these")
     parser.add_argument("--out", type=Path, default=REPO / "docs" / "reports" / "delivery-cost.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -167,6 +167,8 @@ async def restart(kafka: KafkaServer, folder: Path, bundle: Path, options: argpa
     records = options.open_sessions * options.lines_each
     await write(kafka.bootstrap, topics.input, many_open(options.open_sessions, options.lines_each))
     flags = [*topics.flags(), "--bundle", str(bundle), "--early-every-s", "0", "--clock-speed", "1e-6"]
+    # Static membership, as the manual advises: else the group first waits until it misses who was killed.
+    flags += ["--instance-id", "one"]
     with DaemonProcess(folder, flags) as daemon:
         await daemon.reached("loggpt_records_total", records, timeout_s=_READ_WITHIN_S)
         await asyncio.sleep(5.0)
