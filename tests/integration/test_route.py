@@ -150,16 +150,16 @@ async def test_lines_keep_their_order_and_keys_have_the_partition_that_any_produ
 
 async def test_kills_in_the_middle_lose_nothing_and_repeat_nothing(kafka: KafkaServer, tmp_path: Path) -> None:
     topics = await Routed.create(kafka.bootstrap)
-    lines = nova34_lines(30_000)
-    writing = asyncio.create_task(produce(kafka.bootstrap, topics.raw, lines))
-    for least in (1, 6_000, 12_000):
-        with RouteProcess(tmp_path, [*topics.flags(), "--commit-interval-s", "0.05"]) as route:
-            await route.ready()
-            await route.reached("loggpt_route_records_total", max(1, least - await committed_records(topics)))
+    lines = nova34_lines(40_000)
+    await produce(kafka.bootstrap, topics.raw, lines)
+    # In full flow: a transaction for every megabyte, and the group is told nothing of where they end.
+    flow = ["--commit-interval-s", "3600", "--max-waiting-mb", "1", "--session-timeout-s", "6"]
+    for _ in range(3):
+        with RouteProcess(tmp_path, [*topics.flags(), *flow]) as route:
+            await route.reached("loggpt_route_transactions_total", 1)
             route.process.send_signal(signal.SIGKILL)
             route.process.wait()
-    await writing
-    with RouteProcess(tmp_path, topics.flags()) as route:
+    with RouteProcess(tmp_path, [*topics.flags(), "--session-timeout-s", "6"]) as route:
         taken_over = await route.saw("partition_taken_over")
         assert 0 < taken_over["position"] < len(lines)
         await route.reached("loggpt_route_routed_total", len(lines) - taken_over["position"])
