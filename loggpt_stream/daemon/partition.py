@@ -76,6 +76,7 @@ class Partition:
         self.number = number
         self.position: int | None = None
         self.last_record: tuple[int, int] | None = None
+        self._record: Record | None = None
         self.pending: Pending = {}
         self.dropped = False
         self._meaning = meaning
@@ -124,13 +125,13 @@ class Partition:
 
     def begin_at(self, position: int) -> None:
         """Read on at `position`, which is not where it was: a new group, or records that are gone."""
-        self.position, self.last_record = position, None
+        self.position, self.last_record, self._record = position, None, None
         self._owes = True
 
     def feed(self, record: Record, now_s: float) -> list[Session]:
         """Take the next record and return the sessions that closed; one without log event becomes a dead letter."""
         self.position = record.offset + 1
-        self.last_record = record.offset, round(record.timestamp_s * 1000)
+        self._record = record
         self._owes = True
         self._quiet_since_s = now_s
         self._ticked_s = float("-inf")
@@ -143,7 +144,7 @@ class Partition:
         except UndecodableError as error:
             self._rejected.append(Rejected(record, error))
         self._quiet_watermark_s = self.sessionizer.watermark_s
-        return self._closed(closed)
+        return self._closed(closed) if closed else closed
 
     def tick(self, now_s: float, *, caught_up: bool, clock_speed: float) -> list[Session]:
         """Let time pass on a silent partition and return the sessions that this closes.
@@ -203,6 +204,8 @@ class Partition:
         else:
             change = self._journal.take([judged.session for judged in self._judged])
         reached_s = None if self._ticked_s == float("-inf") else self._ticked_s
+        if self._record is not None:
+            self.last_record = self._record.offset, round(self._record.timestamp_s * 1000)
         change |= {"position": self.position, "last_record": self.last_record, "reached": reached_s}
         change["meaning"] = self._meaning.fingerprint
         if snapshot or self._judged:

@@ -152,9 +152,10 @@ class Daemon:
                 if partition is None:
                     continue  # fetched before it was ours to read; it is read again
                 for record in map(as_record, records):
-                    self._hand_over(partition, partition.feed(record, now_s), now_s)
-                    self.metrics.input_bytes.inc(len(record.value or b""))
+                    if closed := partition.feed(record, now_s):
+                        self._hand_over(partition, closed, now_s)
                 self.metrics.records.inc(len(records))
+                self.metrics.input_bytes.inc(sum(len(record.value or b"") for record in records))
             for where, partition in list(self._group.partitions.items()):
                 caught_up = await self._group.caught_up(where, partition)
                 closed = partition.tick(now_s, caught_up=caught_up, clock_speed=self.settings.clock_speed)

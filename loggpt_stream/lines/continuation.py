@@ -70,7 +70,8 @@ class Parent:
     carried. headerless: it had no header of its own (what has none and is not indented after it is a line like it, and
     not its continuation).
     session: a weak reference. Thousands of writers are remembered, and a closed session must not live on for them.
-    key: where its record went, for those who sort records and gather no sessions.
+    key: where its record went, for those who sort records and gather no sessions. unsaved: it is not stored yet (see
+    `lines.journal`).
     """
 
     writer: Writer
@@ -81,14 +82,16 @@ class Parent:
     session_id: str | None
     headerless: bool
     key: str = ""
+    unsaved: bool = True
 
 
 class Parents:
     """The newest event of each writer on one partition, to which fragments may belong. Bounded: oldest forgotten."""
 
     def __init__(self) -> None:
-        """Start with no events seen. touched: what changed, by writer, for whoever sets it to a dict and empties it."""
-        self.touched: dict[Writer, Parent] | None = None
+        """Start with no events seen."""
+        # Stored events of which something changed since.
+        self._changed: dict[Writer, Parent] = {}
         self._of_writer: OrderedDict[Writer, Parent] = OrderedDict()
         self._of_source: OrderedDict[str, Parent] = OrderedDict()
 
@@ -108,25 +111,31 @@ class Parents:
         own, line = (ref(session), len(session.lines) - 1) if session is not None else (None, 0)
         writer = event.source, event.pid, event.logger
         parent = Parent(writer, event.time_s, own, line, reader, event.session_id, not event.logger, key)
-        # As `put` does; this is done for every line.
         _put(self._of_writer, writer, parent)
         _put(self._of_source, event.source, parent)
-        if self.touched is not None:
-            self.touched.pop(writer, None)
-            self.touched[writer] = parent
 
     def put(self, parent: Parent, *, newest: bool) -> None:
         """Take in the event of a writer, which is the `newest` of its source or not."""
         _put(self._of_writer, parent.writer, parent)
         if newest:
             _put(self._of_source, parent.writer[0], parent)
-        self.touch(parent)
 
     def touch(self, parent: Parent) -> None:
         """Note that something about an event changed."""
-        if self.touched is not None:
-            self.touched.pop(parent.writer, None)
-            self.touched[parent.writer] = parent
+        if not parent.unsaved:
+            self._changed[parent.writer] = parent
+
+    def unsaved(self) -> list[Parent]:
+        """Return the events that are not stored as they are, the newest last; from now on they count as stored."""
+        newest = []
+        for parent in reversed(self._of_writer.values()):
+            if not parent.unsaved:
+                break
+            parent.unsaved = False
+            newest.append(parent)
+        found = [*self._changed.values(), *reversed(newest)]
+        self._changed.clear()
+        return found
 
     def find(self, fragment: Event) -> Parent | None:
         """Return what `fragment` continues, or None where there is no such event.

@@ -37,25 +37,21 @@ class Journal:
     def __init__(self, tables: Tables) -> None:
         """Follow `tables`, whose content counts as known."""
         self._tables = tables
-        self._touched: dict[int, Session] = {}
+        # Those whose newest line is older than the last `take`, but of which something else changed.
+        self._changed: dict[int, Session] = {}
+        tables.parents.unsaved()
         self._closed: list[Session] = []
         self._linked: dict[str, None] = {}
-        tables.parents.touched = {}
-
-    def touched(self, session: Session) -> None:
-        """Note that an open session got a line."""
-        self._touched.pop(id(session), None)
-        self._touched[id(session)] = session
 
     def rewrote(self, session: Session, line: int) -> None:
         """Note that a line of an open session changed: it is written again, with those after it."""
         if session.saved is not None:
             session.saved = min(session.saved[0], line), session.saved[1]
-        self._touched.setdefault(id(session), session)
+        self._changed[id(session)] = session
 
     def announced(self, session: Session) -> None:
         """Note that there was an early alert of an open session."""
-        self._touched.setdefault(id(session), session)
+        self._changed[id(session)] = session
 
     def closed(self, sessions: Iterable[Session]) -> None:
         """Note that sessions closed, in this order."""
@@ -70,13 +66,13 @@ class Journal:
         tables, parents = self._tables, self._tables.parents
         done = {id(session) for session in judged}
         # Of a session that came and went in between, only that it was there need be known.
-        kept = [session for session in self._touched.values() if id(session) not in done]
+        kept = [session for session in self._unsaved() if id(session) not in done]
         change = _clock(tables) | _sessions(kept)
         closed = {id(session) for session in self._closed}
         change["ends"] = [_end(session, done=id(session) in done) for session in self._closed]
         change["judged"] = [session.identity for session in judged if id(session) not in closed]
         change["links"] = [_link(each, tables.instance_of_request.get(each, ""), tables) for each in self._linked]
-        change["parents"] = [_parent(each, newest=parents.is_newest(each)) for each in (parents.touched or {}).values()]
+        change["parents"] = [_parent(each, newest=parents.is_newest(each)) for each in parents.unsaved()]
         self._forget()
         return change
 
@@ -85,7 +81,7 @@ class Journal:
         tables, parents = self._tables, self._tables.parents
         waiting = list(pending)
         for session in (*tables.by_opening.values(), *waiting):
-            session.saved = None
+            session.saved, session.unsaved = None, False
         change = _clock(tables) | _sessions([*tables.active.values(), *tables.ending.values(), *waiting])
         change["ends"] = [_end(session, done=False) for session in waiting]
         change["tombs"] = [[*key, grave.close_reason, _us(grave.closed_s), grave.part, int(grave.late)]
@@ -93,14 +89,32 @@ class Journal:
         links = tables.instance_of_request.items()
         change["links"] = [_link(request, instance, tables) for request, instance in links]
         change["parents"] = [_parent(each, newest=parents.is_newest(each)) for each in parents]
+        parents.unsaved()
         self._forget()
         return change
 
+    def _unsaved(self) -> Iterator[Session]:
+        """Yield the sessions of which something changed, those with new lines last and in the order of the newest.
+
+        Each queue is in that order, so that whoever got a line stands at its end.
+        """
+        newest = []
+        for queue in (self._tables.active, self._tables.ending):
+            for session in reversed(queue.values()):
+                if not session.unsaved:
+                    break
+                newest.append(session)
+        newest += [session for session in self._closed if session.unsaved]
+        for session in newest:
+            session.unsaved = False
+        seen = {id(session) for session in newest}
+        yield from (session for number, session in self._changed.items() if number not in seen)
+        yield from reversed(newest)
+
     def _forget(self) -> None:
-        self._touched.clear()
+        self._changed.clear()
         self._closed.clear()
         self._linked.clear()
-        self._tables.parents.touched = {}
 
 
 class Restored:

@@ -61,7 +61,8 @@ class Session:
     bytes, raw_bytes: memory it takes, about, and how much of that its raw texts take. announced_s: when its early alert
     was created (epoch seconds), if there was one.
     outdated: True where some of its lines were masked by rules that are no longer in use; it is never judged.
-    saved: how many of its lines are in the state topic, and what it was like then (see `lines.journal`).
+    saved: how many of its lines are in the state topic, and what it was like then; unsaved: whether anything was added
+    since (see `lines.journal`).
     """
 
     key: str
@@ -85,6 +86,7 @@ class Session:
     announced_s: float | None = None
     outdated: bool = False
     saved: tuple[int, int] | None = None
+    unsaved: bool = False
 
     @property
     def cut_off(self) -> bool:

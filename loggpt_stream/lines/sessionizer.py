@@ -106,7 +106,9 @@ class Sessionizer:
             # a topic that is read again may be days later.
             return []
         # To the microsecond, which is what times are stored by.
-        time_s = round(min(event.time_s, arrival_s + self.rules.max_future_s), 6)
+        own_time_s = time_s = round(event.time_s, 6)
+        if time_s > arrival_s + self.rules.max_future_s:
+            time_s = round(arrival_s + self.rules.max_future_s, 6)
         key = self._key(event, max(self.watermark_s, time_s))
         # A dropped line without header may well have no time but that of its reading, hours after the lines around it.
         timed = key is not None or event.logger
@@ -116,9 +118,10 @@ class Sessionizer:
             tables.parents.remember(event, None)
             return closed
         session = tables.by_opening.get(key) or self._open(key, event, offset)
-        self._append(session, event, offset)
+        self._append(session, event, own_time_s)
         self._touch(session, event)
-        self._spare_memory()
+        if tables.open_bytes > _SPARE_FROM * self.max_open_bytes:
+            self._spare_memory()
         full: list[Session] = []
         if len(session.lines) >= self.rules.max_lines:
             full.append(self._close(session, "max_lines", self.watermark_s))
@@ -254,17 +257,20 @@ class Sessionizer:
         self.tables.open(session)
         return session
 
-    def _append(self, session: Session, event: Event, offset: int) -> None:
+    def _append(self, session: Session, event: Event, time_s: float) -> None:
         head = masked_head(event, self._masks)
         exception = exception_line((event.message, *event.continuation))
         tail = self._masks.mask(exception) if exception else ""
-        line = Line(round(event.time_s, 6), offset, head, tail, raw_text(event), self.tables.index)
+        tables = self.tables
+        line = Line(time_s, tables.offset, head, tail, raw_text(event), tables.index)
         session.lines.append(line)
-        self.tables.open_lines += 1
-        self._grow(session, LINE_BYTES)
-        self._grow_raw(session, raw_bytes(line.raw))
+        size = raw_bytes(line.raw)
+        session.raw_bytes += size
+        session.bytes += LINE_BYTES + size
+        tables.open_lines += 1
+        tables.open_bytes += LINE_BYTES + size
         self.fates["late_line" if session.late else "line"] += 1
-        self.tables.parents.remember(event, session)
+        tables.parents.remember(event, session)
         if event.host and event.host not in session.hosts:
             session.hosts.append(event.host)
         session.project_id = session.project_id or event.project_id
@@ -273,22 +279,23 @@ class Sessionizer:
             session.group = session.group or event.session_id
 
     def _touch(self, session: Session, event: Event) -> None:
-        session.last_seen_s = self.watermark_s
+        session.last_seen_s = self.tables.watermark_s
+        session.unsaved = True
         if session.kind == "instance":
             decisive = self.rules.revival if session.ending else self.rules.terminal
-            if any(piece in event.message for piece in decisive):
-                session.ending = not session.ending
-        self.tables.place(session)
-        if self._journal:
-            self._journal.touched(session)
+            for piece in decisive:
+                if piece in event.message:
+                    session.ending = not session.ending
+                    self.tables.place(session)
+                    return
+        (self.tables.ending if session.ending else self.tables.active).move_to_end((session.kind, session.key))
 
     def _spare_memory(self) -> None:
         """Drop the raw texts of the quietest sessions once memory runs short: the topic has them, see `Line.raw`."""
         tables, most = self.tables, self.max_open_bytes
-        if tables.open_bytes <= _SPARE_FROM * most:
-            self._spared_bytes = 0.0
-            return
         if tables.open_bytes < self._spared_bytes + _SPARE_STEP * most:
+            # What it came to last time; less by now where sessions closed.
+            self._spared_bytes = min(self._spared_bytes, float(tables.open_bytes))
             return
         for session in merge(tables.active.values(), tables.ending.values(), key=lambda each: each.last_seen_s):
             if tables.open_bytes <= _SPARE_TO * most:

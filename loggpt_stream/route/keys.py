@@ -42,7 +42,6 @@ class Keys:
         self._instance_of_request: OrderedDict[str, str] = OrderedDict()
         self._parents = Parents()
         self._linked: dict[str, None] = {}
-        self._parents.touched = {}
 
     def choose(self, events: Sequence[Event]) -> Choice:
         """Return the key of a record by its events (at least one): the first that belongs to a session decides."""
@@ -86,7 +85,7 @@ class Keys:
     def changes(self) -> dict[str, Any]:
         """Return what changed since somebody last asked, as JSON-ready values."""
         links = [[each, self._instance_of_request.get(each, SEVERAL)] for each in self._linked]
-        parents = [self._written(each) for each in (self._parents.touched or {}).values()]
+        parents = [self._written(each) for each in self._parents.unsaved()]
         self._forget()
         return {"links": links, "parents": parents}
 
@@ -114,4 +113,4 @@ class Keys:
 
     def _forget(self) -> None:
         self._linked.clear()
-        self._parents.touched = {}
+        self._parents.unsaved()

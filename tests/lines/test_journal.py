@@ -77,11 +77,12 @@ class Writer:
 def all_of(tables: Tables, pending: Pending) -> dict[str, Any]:
     """Return everything there is, in a form that can be compared. It is a look only: what is saved stays as it is."""
     saved = [(each, each.saved) for each in (*tables.by_opening.values(), *pending.values())]
-    touched = tables.parents.touched
+    unsaved = [(each, each.unsaved) for each in (*tables.by_opening.values(), *tables.parents)]
     found = Journal(tables).everything(pending.values())
     for session, was in saved:
         session.saved = was
-    tables.parents.touched = touched
+    for each, was_unsaved in unsaved:
+        each.unsaved = was_unsaved
     # A tombstone or an old parent that no line can meet any more may go sooner or later.
     del found["tombs"], found["parents"]
     return found | {"opening": list(tables.by_opening), "lines": tables.open_lines}
