@@ -38,10 +38,17 @@ import time
 from loggpt_stream.model.scoring import Scorer
 Scorer.score_prepared = lambda self, prepared: time.sleep(3600)
 """
+# And the end takes longer than one of them.
 MANY_BATCHES = """
-import time
+import asyncio, time
+from loggpt_stream.daemon.transactions import TransactionalLog
 from loggpt_stream.model.scoring import Scorer
 read_batch = Scorer._read_batch
+close = TransactionalLog.close
+async def long(self):
+    await asyncio.sleep(1)
+    await close(self)
+TransactionalLog.close = long
 def slow(self, batch):
     time.sleep(0.02)
     return read_batch(self, batch)
