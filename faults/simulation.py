@@ -53,7 +53,7 @@ _MASKS: Final = Masks()
 # How often what happens, in a hundred.
 _EVENTS: Final = {"go on": 89, "join": 2, "kill": 2, "freeze or wake": 3, "late": 2, "time out": 1, "compact": 1}
 _WORK: Final = {"commit": 3, "feed": 4, "judge": 3}
-_KINDS: Final = {"bad": 3, "traceback": 7, "terminal": 5, "line": 85}
+_KINDS: Final = {"bad": 3, "traceback": 12, "terminal": 5, "line": 80}
 _MOSTLY: Final = 0.7
 
 
@@ -64,29 +64,49 @@ class ViolationError(AssertionError):
 def recorded(chance: random.Random) -> list[Record]:
     """Return the input of a history: lines of a few instances, tracebacks, bad records, and a last line that closes."""
     values: list[tuple[float, bytes | None]] = []
+    said: dict[int, float] = {}
     time_s = START_S
     for _ in range(chance.randrange(5, 40)):
         time_s += chance.choice((0.0, 0.001, 0.5, 2.0, 25.0))
-        values += [(time_s, value) for value in _lines(time_s, chance)]
+        values += [(time_s, value) for value in _lines(time_s, chance, said)]
     # In the future of all others, in sessions of its own: it closes them.
     values += [(time_s + 1000.0 + n, _text(time_s + 1000.0 + n, f"9999999{n}", "later")) for n in (0, 1000)]
     return [Record(value, "input", 0, offset, at_s) for offset, (at_s, value) in enumerate(values)]
 
 
-def _lines(time_s: float, chance: random.Random) -> list[bytes | None]:
+def _lines(time_s: float, chance: random.Random, said: dict[int, float]) -> list[bytes | None]:
+    """Return the next lines. said: when each process wrote last, by its number."""
     kind = chance.choices(list(_KINDS), list(_KINDS.values()))[0]
     if kind == "bad":
         return [chance.choice((None, b'{"message": "cut', b'{"level": "INFO"}'))]
     if kind == "traceback":
-        return [b"Traceback (most recent call last):", b'  File "a.py", line 1', b"KeyError: 'port'"]
+        return _traceback(chance, said)
     end = "Deleted allocations for instance" if kind == "terminal" else f"step {chance.randrange(5)}"
-    return [_text(time_s, f"0000000{chance.randrange(4)}", end)]
+    number = chance.randrange(4)
+    said[7 + number] = time_s
+    return [_text(time_s, f"0000000{number}", end)]
 
 
 def _text(time_s: float, instance: str, text: str) -> bytes:
+    # Each instance has a process of its own, so that tracebacks can tell whose they are.
+    process = 7 + int(instance) % 4
+    name = f"{instance}-0000-4000-8000-000000000000"
+    return f"{_stamp(time_s)} {process} INFO nova.compute.manager [-] [instance: {name}] {text}".encode()
+
+
+def _traceback(chance: random.Random, said: dict[int, float]) -> list[bytes | None]:
+    """Return a traceback: of the newest event, without headers, or of what a process said some time ago."""
+    lines = ["Traceback (most recent call last):", '  File "a.py", line 1', "KeyError: 'port'"]
+    if not said or chance.random() < _MOSTLY / 2:
+        return [line.encode() for line in lines]
+    process, said_s = chance.choice(sorted(said.items()))
+    head = f"{_stamp(said_s)} {process} ERROR nova.compute.manager"
+    return [f"{head} {line}".encode() for line in lines]
+
+
+def _stamp(time_s: float) -> str:
     at_s = time_s - START_S + 8 * 60
-    stamp = f"2026-11-23 {14 + int(at_s // 3600):02d}:{int(at_s % 3600 // 60):02d}:{at_s % 60:06.3f}"
-    return f"{stamp} 7 INFO nova.compute.manager [-] [instance: {instance}-0000-4000-8000-000000000000] {text}".encode()
+    return f"2026-11-23 {14 + int(at_s // 3600):02d}:{int(at_s % 3600 // 60):02d}:{at_s % 60:06.3f}"
 
 
 @dataclass(slots=True)
@@ -165,7 +185,7 @@ class Simulation:
             _STATE,
             lambda: SimulatedProducer(self.kafka, _ID),
             lambda: SimulatedReader(self.kafka),
-            SimulatedReader.stop,
+            _stop,
         )
         owner = Owner(place, ledger, partition, _compose)
         return Process(f"p{next(self._names)}", owner, busy=owner.take_over())
@@ -291,6 +311,10 @@ def _through(coroutine: Coroutine[Any, Any, Any] | None) -> None:
             coroutine.send(None)
     except StopIteration:
         return
+
+
+async def _stop(client: SimulatedProducer | SimulatedReader) -> None:
+    await client.stop()
 
 
 def _drop(process: Process) -> None:

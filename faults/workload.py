@@ -89,18 +89,20 @@ class Workload:
         """Send to each partition the line that closes all sessions but its own."""
         self._newest_ms += _CLOSING_AFTER_MS
         for partition in range(self._partitions):
-            await self.put([self.line(f"ffffffff-0000-4000-8000-{partition:012}", "The end")], partition=partition)
+            instance = f"ffffffff-0000-4000-8000-{partition:012}"
+            await self.put([self.line(instance, "The end")], partition=partition, key=instance.encode())
 
     def line(self, instance: str, text: str, *, late_s: float = 0.0) -> bytes:
         """Return a line of an instance, dated so long before the newest record."""
         at = datetime.fromtimestamp(self._newest_ms // 1000 - late_s, UTC).strftime("%Y-%m-%d %H:%M:%S.000")
         return f"{at} 7 INFO nova.compute.manager [-] [instance: {instance}] {text}".encode()
 
-    async def put(self, values: Iterable[bytes | None], *, late_s: float = 0.0, partition: int = 0) -> None:
+    async def put(
+        self, values: Iterable[bytes | None], *, late_s: float = 0.0, partition: int = 0, key: bytes = b"another"
+    ) -> None:
         """Send these records, dated (by Kafka) so long before the newest one, and wait until the brokers have them."""
         at_ms = self._newest_ms - self._newest_ms % 1000 - round(late_s * 1000)
         for value in values:
-            key = b"another" if value is None else None
             await self._producer.send_and_wait(self._topic, value, key=key, partition=partition, timestamp_ms=at_ms)
 
     async def _put(self, records: int) -> None:

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
+from loggpt_stream.connection import explain
 from loggpt_stream.daemon.outage import Outage
 from loggpt_stream.daemon.owner import OwnedT, UnsavedT
 from loggpt_stream.daemon.tenure import Tenure
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from loggpt_stream.daemon.health import Health
     from loggpt_stream.daemon.metrics import MemberMetrics
-    from loggpt_stream.daemon.owner import Owner
+from loggpt_stream.daemon.owner import Owner
 
 log = get_logger(__name__)
 
@@ -40,6 +41,8 @@ _WATCH_EVERY_S: Final = 3.0
 _ANSWER_WITHIN_S: Final = 10.0
 _MAX_BACKOFF_S: Final = 30.0
 _LET_GO_WITHIN_S: Final = 10.0
+_ASK_AGAIN: Final = 3
+_ASK_AGAIN_AFTER_S: Final = 3.0
 # A commit gives up before the broker does, so that it is this side that takes over anew.
 _COMMIT_SHARE: Final = 0.8
 
@@ -121,6 +124,7 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
         self._outage = Outage(settings.kafka)
         self._tenures: dict[TopicPartition, tuple[Tenure[OwnedT, UnsavedT], asyncio.Task[None]]] = {}
         self._committed: dict[TopicPartition, int] = {}
+        self._leaving = False
         self._consumer: Any = None
         self._tasks: asyncio.TaskGroup
 
@@ -165,6 +169,7 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
 
     async def leave(self) -> None:
         """Commit once more, let go of every partition, and tell the group where we came to."""
+        self._leaving = True
         await self._let_go(list(self._tenures))
         await self._advise_group()
 
@@ -187,6 +192,11 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
             for where in set(error.args[0]) & set(self._tenures):
                 self._tenures[where][0].lose(error)
             return {}
+        except KafkaError as error:
+            raise UserError(
+                f"reading as a member of group {self._settings.group} failed: {explain(error)} If another process has "
+                "the same instance_id, give each its own."
+            ) from error
         return records
 
     async def caught_up(self, where: TopicPartition, partition: OwnedT) -> bool:
@@ -332,6 +342,9 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
                 if position is None:
                     position = end if self._settings.start == "latest" else start
                 partition.begin_at(position)
+        if position > end:
+            end = await self._end_again(where, position, end)
+        async with asyncio.timeout(_ANSWER_WITHIN_S):
             made_anew = position > end or await self._is_another_topic(where, partition)
         if made_anew:
             log.error(
@@ -353,6 +366,20 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
             )
             self._metrics.records_lost.inc(start - position)
             partition.begin_at(start)
+
+    async def _end_again(self, where: TopicPartition, position: int, end: int) -> int:
+        """Return the end of a partition that seems to be before our position, once more.
+
+        A broker that has lost the partition, and does not know it yet, answers from its past.
+        """
+        for _ in range(_ASK_AGAIN):
+            if position <= end:
+                break
+            await asyncio.sleep(_ASK_AGAIN_AFTER_S)
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                await self._consumer._client.force_metadata_update()  # noqa: SLF001 - aiokafka offers no other way
+                end = (await self._consumer.end_offsets([where]))[where]
+        return end
 
     async def _is_another_topic(self, where: TopicPartition, partition: OwnedT) -> bool:
         """Tell whether the record before the position is not the one that was read there."""
@@ -459,6 +486,8 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
         """Have each partition taken over (aiokafka's callback; no heartbeat is sent while it runs)."""
         # Until it is known where to begin, nothing may be read.
         self._consumer.pause(*assigned)
+        if self._leaving:
+            return  # on our way out: nobody would end what began now
         await self._let_go(assigned)
         self.paused = False
         self._metrics.rebalances.inc()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from loggpt_stream.daemon.ledger import applied
 from loggpt_stream.lines.decode import decode
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from loggpt_stream.lines.rules import SessionRules
     from loggpt_stream.lines.session import Session
     from loggpt_stream.model.calibration import Judge
+
+# Seconds by the wall clock between two looks at a silent partition.
+_LONGEST_TURN_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class Partition:
         self._owes = False
         self._rewrite = False
         self._quiet_since_s: float | None = None
+        self._turned_s = float("-inf")
         self._quiet_watermark_s = 0.0
         self._ticked_s = float("-inf")
 
@@ -133,7 +137,7 @@ class Partition:
         self.position = record.offset + 1
         self._record = record
         self._owes = True
-        self._quiet_since_s = now_s
+        self._quiet_since_s = self._turned_s = now_s
         self._ticked_s = float("-inf")
         # A record from the future says that some clock is wrong; the daemon's own is the better guess.
         arrival_s = min(record.timestamp_s, now_s)
@@ -151,7 +155,12 @@ class Partition:
 
         Only once it is `caught_up`: while there are records to read, their time decides.
         """
-        if not caught_up or self._quiet_since_s is None:
+        turn_s, self._turned_s = now_s - self._turned_s, now_s
+        # Who was frozen, or whose clock was set, knows nothing of that time: lines may have come in it.
+        known = caught_up and 0 <= turn_s <= _LONGEST_TURN_S
+        if not known or self._quiet_since_s is None:
+            # The time that did pass in silence is not forgotten.
+            self._quiet_watermark_s = max(self._quiet_watermark_s, self._ticked_s)
             self._quiet_since_s = None if self.position is None else now_s
             return []
         self._ticked_s = self._quiet_watermark_s + (now_s - self._quiet_since_s) * clock_speed

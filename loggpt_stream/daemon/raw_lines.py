@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-# For all lines of one transaction; what was not found by then is shown as the model saw it.
-_WITHIN_S: Final = 5.0
 _POLL_MS: Final = 500
 # A record this near is read on to, one further away is sought.
 _NEAR: Final = 500
@@ -36,8 +34,15 @@ _NEAR: Final = 500
 class RawLines:
     """Reads records of one topic by their offsets."""
 
-    def __init__(self, topic: str, make_reader: Callable[[], Any], masks: Masks, shape: str | None) -> None:
-        """`make_reader` returns a consumer without a group, not started; it lives until `close`."""
+    def __init__(
+        self, topic: str, make_reader: Callable[[], Any], masks: Masks, shape: str | None, *, within_s: float
+    ) -> None:
+        """`make_reader` returns a consumer without a group, not started; it lives until `close`.
+
+        within_s: for all lines of one transaction; what was not found by then is shown as the model saw it.
+        """
+        self._within_s = within_s
+        self._stopping: set[asyncio.Task[None]] = set()
         self._topic = topic
         self._make_reader = make_reader
         self._masks = masks
@@ -53,13 +58,16 @@ class RawLines:
         offsets = sorted({at for line in missing for at in (line.offset, *(rest for rest, _ in line.rest or ()))})
         where = TopicPartition(self._topic, partition)
         events: dict[int, Sequence[Event]] = {}
-        async with self._lock:
-            try:
-                async with asyncio.timeout(_WITHIN_S):
-                    await self._read(where, offsets, events)
-            except (KafkaError, OSError, TimeoutError) as error:
-                log.warning("raw_lines_not_read", partition=partition, lines=len(missing), error=repr(error))
-                await self.close()
+        reading = False
+        try:
+            # Others may be before us: to wait for them counts.
+            async with asyncio.timeout(self._within_s), self._lock:
+                reading = True
+                await self._read(where, offsets, events)
+        except (KafkaError, OSError, TimeoutError) as error:
+            log.warning("raw_lines_not_read", partition=partition, lines=len(missing), error=repr(error))
+            if reading:
+                self._drop()
         for line in missing:
             line.raw = self._raw(line, events)
 
@@ -80,8 +88,16 @@ class RawLines:
 
     async def close(self) -> None:
         """Let go of the consumer."""
+        self._drop()
+        await asyncio.gather(*self._stopping)
+
+    def _drop(self) -> None:
+        """Let go of the consumer without waiting for that."""
         reader, self._reader = self._reader, None
-        await stop_client(reader)
+        if reader is not None:
+            stopping = asyncio.create_task(stop_client(reader))
+            self._stopping.add(stopping)
+            stopping.add_done_callback(self._stopping.discard)
 
     async def _assigned(self, where: TopicPartition) -> Any:  # noqa: ANN401 - aiokafka is untyped
         if self._reader is None:

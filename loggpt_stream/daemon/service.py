@@ -114,7 +114,14 @@ class Daemon:
             lifetimes.push_async_callback(self._group.close)
             if not await self._group.connect(stop):
                 return
-            self._raw_lines = RawLines(settings.input_topic, self._group.reader, self._meaning.masks, settings.shape)
+            self._raw_lines = RawLines(
+                settings.input_topic,
+                self._group.reader,
+                self._meaning.masks,
+                settings.shape,
+                # A transaction has to wait for it.
+                within_s=settings.transaction_timeout_s / 4,
+            )
             lifetimes.push_async_callback(self._raw_lines.close)
             writer = AlertWriter(self._bundle, settings.cluster)
             self._composer = Composer(settings, writer, self._raw_lines, self._clock)
@@ -183,7 +190,12 @@ class Daemon:
 
     async def end_of_topic(self, partition: Partition) -> None:
         """Close what is open and have it judged: the topic that it came from is no more."""
-        self._hand_over(partition, partition.flush(), self._clock())
+        # Those that a restart brought back come first, and would else only be scored when the partition is read.
+        restored = list(partition.pending.values())
+        closed = partition.flush()
+        for session in restored:
+            self._wait(partition, session, self._clock())
+        self._hand_over(partition, closed, self._clock())
         while partition.pending:
             # The scorer lowers it, and is watched by itself.
             self.health.progress.forget(TopicPartition(partition.topic, partition.number))

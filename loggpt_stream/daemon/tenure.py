@@ -78,6 +78,9 @@ class Tenure(Generic[OwnedT, UnsavedT]):
         self._wake = asyncio.Event()
         self._lost: KafkaError | None = None
         self._small = False
+        # In a row; and during what.
+        self._failures = 0
+        self._step = ""
 
     def wake(self) -> None:
         """Commit soon: an alert waits."""
@@ -94,44 +97,51 @@ class Tenure(Generic[OwnedT, UnsavedT]):
         self._wake.set()
 
     async def run(self) -> None:
-        """Own the partition until `end`. Raises `UserError` where trying again cannot help, else what failed last."""
-        failures = 0
+        """Own the partition until `end`.
+
+        Raises `UserError` where trying again cannot help, and `KafkaError` where it has failed too often in a row.
+        """
         while not self._ending.is_set():
             owner = self._host.owner(self.where, small=self._small)
             self._lost = None
+            pause_s = 0.0
             try:
+                self._step = "taking over"
                 async with asyncio.timeout(_TAKE_OVER_WITHIN_S):
                     await owner.take_over()
+                self._step = "finding where to read on"
                 await self._host.begin(self.where, owner.partition)
-                failures = await self._commit_until_end(owner, failures)
+                await self._commit_until_end(owner)
             except (CommitFailedError, IllegalStateError) as error:
                 # The group has given the partition to somebody else, or is about to tell.
                 log.info("partition_not_ours", partition=self.where.partition, error=repr(error))
-                await self._pause(_BACKOFF_S)
+                pause_s = _BACKOFF_S
             except Lost as error:
-                failures += self._host.broker_is_up()
-                self._say(error, failures)
-                if failures >= _MOST_FAILURES:
-                    raise
-                await self._pause(min(_BACKOFF_S * 2**failures, _MAX_BACKOFF_S))
+                self._failures += self._host.broker_is_up()
+                self._say(error)
+                pause_s = min(_BACKOFF_S * 2**self._failures, _MAX_BACKOFF_S)
             finally:
                 self._host.end(self.where, owner.partition)
                 await _bounded(owner.close())
+            if pause_s:
+                await self._pause(pause_s)
 
-    async def _commit_until_end(self, owner: Owner[OwnedT, UnsavedT], failures: int) -> int:
-        """Commit until `end`, and once more then; return how often it has failed in a row."""
+    async def _commit_until_end(self, owner: Owner[OwnedT, UnsavedT]) -> None:
+        """Commit until `end`, and once more then."""
         while True:
             ending = self._ending.is_set()
             started_s = asyncio.get_running_loop().time()
+            self._step = "a transaction"
             async with asyncio.timeout(self._commit_within_s):
                 unsaved = await owner.commit()
             if unsaved is not None:
-                failures = 0
+                self._failures = 0
                 self._host.committed(self.where, unsaved, asyncio.get_running_loop().time() - started_s)
             if self._lost is not None:
+                self._step = "reading"
                 raise self._lost
             if ending:
-                return failures
+                return
             await self._due()
 
     async def _due(self) -> None:
@@ -152,7 +162,8 @@ class Tenure(Generic[OwnedT, UnsavedT]):
         except TimeoutError:
             return
 
-    def _say(self, error: BaseException, failures: int) -> None:
+    def _say(self, error: Exception) -> None:
+        """Tell of a failure. Raises what ends the daemon, where this was one too many or cannot be mended by trying."""
         if isinstance(error, MessageSizeTooLargeError):
             if self._small:
                 raise UserError(
@@ -170,9 +181,15 @@ class Tenure(Generic[OwnedT, UnsavedT]):
         log.warning(
             "partition_fenced" if fenced else "partition_lost",
             partition=self.where.partition,
+            during=self._step,
             error=repr(error),
-            failures=failures,
+            failures=self._failures,
         )
+        if self._failures >= _MOST_FAILURES:
+            raise KafkaError(
+                f"partition {self.where.partition}: {self._failures} failures in a row, the last of them while "
+                f"{self._step}: {error!r}"
+            ) from error
 
 
 async def _bounded(closing: Any) -> None:  # noqa: ANN401 - a coroutine

@@ -74,7 +74,7 @@ class TransactionalLog:
         """`state`: the partition's own state partition.
 
         make_producer: returns a producer, not started, with the partition's transactional id. make_reader: returns a
-        `read_committed` consumer without a group, not started. stop: lets go of a reader (`stop_client`); apart from
+        `read_committed` consumer without a group, not started. stop: lets go of either (`stop_client`); apart from
         that, nothing here needs an event loop, and the simulation has none.
         """
         self._state = state
@@ -117,7 +117,7 @@ class TransactionalLog:
         """Let go of the producer; an open transaction is left to the next owner, or to its time limit."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await producer.stop()
+            await self._stop(producer)
 
     async def _barrier(self) -> Any:  # noqa: ANN401 - aiokafka is untyped
         barrier = Outgoing(self._state.topic, Message(BARRIER, uuid.uuid4().bytes, ()), self._state.partition)
@@ -201,5 +201,20 @@ async def stop_client(client: Any) -> None:  # noqa: ANN401 - aiokafka is untype
     try:
         async with asyncio.timeout(_STOP_WITHIN_S):
             await client.stop()
+    except (TimeoutError, KafkaError, OSError) as error:
+        log.warning("client_cut_off", client=type(client).__name__, error=repr(error))
+        await _cut_off(client)
+
+
+async def _cut_off(client: Any) -> None:  # noqa: ANN401 - aiokafka is untyped
+    """Close the connections of a client whose `stop` did not end: it would not close them when asked again."""
+    sender = getattr(getattr(client, "_sender", None), "sender_task", None)
+    if sender is not None:
+        sender.cancel()
+    connections = getattr(client, "client", None) or getattr(client, "_client", None)
+    try:
+        async with asyncio.timeout(_STOP_WITHIN_S):
+            if connections is not None:
+                await connections.close()
     except (TimeoutError, KafkaError, OSError) as error:
         log.warning("client_left_open", client=type(client).__name__, error=repr(error))

@@ -35,6 +35,10 @@ REASONS: Final = {
         "look at an example: keep what is no log out of the input topic, or let the shipper put the line in a field "
         "named message; records that are as they were will fail again",
     ),
+    "too_long": Explanation(
+        "the record has more than 16 MiB: no log line, but a dump, a core or an attack",
+        "find who writes such records, and let the shipper cut lines; what is kept here is cut: it cannot be put back",
+    ),
     "other_shape": Explanation(
         "the daemon was told to take one shape only (--shape), and this record has another",
         "leave --shape out, or correct it, start the daemon anew, and put these records back",

@@ -143,7 +143,7 @@ class Restored:
         for first_offset, first_index in change.get("judged", ()):
             del self.pending[first_offset, first_index]
             del self._of_identity[first_offset, first_index]
-        _place([session for session in touched if not session.close_reason], tables)
+        _place([(session, grown) for session, grown in touched if not session.close_reason], tables)
         for request, *instance in change["links"]:
             named = self._of_identity[instance[0], instance[1]].key if len(instance) > 1 else instance[0]
             tables.link(request, named)
@@ -166,17 +166,19 @@ class Restored:
         self.tables.bury((kind, key), Tombstone(reason, closed_us / _US, part, bool(late)), self._tombstone_s)
 
 
-def _place(still_open: Sequence[Session], tables: Tables) -> None:
-    """Take in the open sessions of a change, which are in order of their newest lines.
+def _place(still_open: Sequence[tuple[Session, bool]], tables: Tables) -> None:
+    """Take in the open sessions of a change, of which those that got lines are in order of their newest.
 
-    A key can have been closed and opened again in between: its new session is taken in when the old one is gone.
+    A key can have been closed and opened again in between: its new session is taken in when the old one is gone. Who
+    got no line, but a continuation or an early alert, stays where it is in its queue.
     """
     by_opening = tables.by_opening
-    new = [session for session in still_open if by_opening.get((session.kind, session.key)) is not session]
+    new = [session for session, _ in still_open if by_opening.get((session.kind, session.key)) is not session]
     for session in sorted(new, key=lambda each: each.identity):
         tables.open(session)
-    for session in still_open:
-        tables.place(session)
+    for session, grown in still_open:
+        if grown:
+            tables.place(session)
 
 
 def _clock(tables: Tables) -> dict[str, Any]:
@@ -245,8 +247,10 @@ def _head(session: Session) -> list[Any]:
     ]
 
 
-def _read_sessions(change: dict[str, Any], of_identity: dict[Identity, Session], tables: Tables) -> list[Session]:
-    """Return the sessions of a change, in order, with their lines; those that were open grow."""
+def _read_sessions(
+    change: dict[str, Any], of_identity: dict[Identity, Session], tables: Tables
+) -> list[tuple[Session, bool]]:
+    """Return the sessions of a change, in order, with their lines; and of each whether it has any more than before."""
     heads = {place: head for place, *head in change["heads"]}
     indices = change["first_indices"]
     lines = _read_lines(change)
@@ -277,7 +281,7 @@ def _read_sessions(change: dict[str, Any], of_identity: dict[Identity, Session],
             tables.open_lines += grown
             tables.open_bytes += size
         session.saved = len(session.lines), _signature(session)
-        sessions.append(session)
+        sessions.append((session, grown > 0))
     return sessions
 
 

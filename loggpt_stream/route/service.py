@@ -49,7 +49,13 @@ class Router:
         self.health = Health(last_turn_s=clock())
         self._clock = clock
         self._group = Membership[RoutedPartition, Unsaved](settings, self, self.metrics, self.health, clock)
-        self._raw = RawLines(settings.input_topic, self._group.reader, Masks(), settings.shape)
+        self._raw = RawLines(
+            settings.input_topic,
+            self._group.reader,
+            Masks(),
+            settings.shape,
+            within_s=settings.transaction_timeout_s / 4,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then commit. Raises what ends the router otherwise."""

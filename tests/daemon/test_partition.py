@@ -176,6 +176,28 @@ def test_wall_clock_closes_a_silent_partition_only_once_it_has_caught_up() -> No
     assert [s.close_reason for s in p.tick(now_s + 1000 + 20, caught_up=True, clock_speed=1)] == ["idle"]
 
 
+def test_who_was_frozen_does_not_close_what_may_have_got_lines_meanwhile() -> None:
+    p = partition()
+    feed(p, line(INSTANCES[0], 10), 0)
+    now_s = START_S + 7200
+    assert p.tick(now_s + 1, caught_up=True, clock_speed=1) == []
+    assert p.tick(now_s + 3600, caught_up=True, clock_speed=1) == []
+    # The second that did pass in silence counts, the hour in which nobody looked does not.
+    assert p.tick(now_s + 3600 + 18.9, caught_up=True, clock_speed=1) == []
+    assert len(p.tick(now_s + 3600 + 19, caught_up=True, clock_speed=1)) == 1
+
+
+def test_time_in_which_reading_was_paused_now_and_then_is_not_counted_but_the_rest_is() -> None:
+    p = partition()
+    feed(p, line(INSTANCES[0], 10), 0)
+    now_s = START_S + 7200
+    closed = []
+    for turn in range(1, 60):
+        closed += p.tick(now_s + turn, caught_up=turn % 5 != 0, clock_speed=1)
+        assert not closed or turn > 22
+    assert len(closed) == 1
+
+
 def test_wall_clock_runs_faster_where_a_replay_asks_for_it() -> None:
     p = partition()
     feed(p, line(INSTANCES[0], 10), 0)

@@ -174,6 +174,19 @@ def test_a_key_that_closes_and_opens_again_between_two_commits_is_both_sessions(
     assert [(each.identity, len(each.lines)) for each in tables.by_opening.values()] == [((2, 0), 2)]
 
 
+def test_a_session_that_only_got_a_continuation_keeps_its_place_among_the_quiet() -> None:
+    writer = Writer(SessionRules(idle_gap_s=20.0))
+    writer.add(line(1000.0, "a"), 0)
+    writer.add(line(1010.0, "b", pid="8"), 1)
+    writer.commit()
+    writer.add(line(1000.0, None, "Traceback (most recent call last):", fragment=True), 2)
+    writer.commit()
+    assert [each.key for each in writer.sessionizer.tables.active.values()] == ["a", "b"]
+    tables, _ = writer.read()
+    assert [each.key for each in tables.active.values()] == ["a", "b"]
+    assert next(iter(tables.active.values())).lines[0].rest == [(2, 0)]
+
+
 def test_an_early_alert_is_remembered_with_its_session() -> None:
     writer = Writer(SessionRules())
     writer.add(line(1000.0), 0)
