@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import matplotlib as mpl
+import numpy as np
 
 from loggpt_stream import __version__
 from tests.kafka_server import KAFKA_VERSION
@@ -100,7 +101,8 @@ def markdown(results: Sequence[Result]) -> str:
         told += [f"**{each.scenario}**: {each.description}", "", f"    {each.command}", ""]
         told += _findings(each)
         if each.samples:
-            told += [f"![Memory and lag of {each.scenario}]({_curves_name(each)})", "", *_table(each.samples)]
+            told += [f"![Memory and lag of {each.scenario}]({_curves_name(each)})", "", *_steadiness(each.samples)]
+            told += _table(each.samples)
     every = sorted({f"{name} {number}" for each in ordered for name, number in each.versions.items()})
     told += ["## Versions", "", ", ".join(every) + ".", ""]
     return "\n".join(told)
@@ -128,6 +130,20 @@ def curves(result: Result, folder: Path) -> Path:
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
+
+
+def _steadiness(samples: Sequence[Mapping[str, float]]) -> list[str]:
+    """Return what the second half of the samples says of memory and lag: what was filled once is full by then."""
+    half = samples[len(samples) // 2 :]
+    hours = [each["at_s"] / 3600 for each in half]
+    slope, _ = np.polyfit(hours, [each["rss_mb"] for each in half], 1)
+    behind = sum(each["lag_records"] > 0 for each in half) / len(half)
+    most = max(each["lag_records"] for each in half)
+    told = (
+        f"In the second half the memory of the largest daemon rose by {slope:.0f} MB an hour (a line through them), "
+        f"in {1 - behind:.0%} of the samples nothing was behind, and at most {most:,.0f} records were, after a fault."
+    )
+    return [told, ""]
 
 
 def _curves_name(result: Result) -> str:
