@@ -114,7 +114,7 @@ _UNREACHED = {
 }
 _MODULES = ("owner", "transactions", "tenure", "ledger", "compose", "raw_lines")
 _FUNCTIONS = ("begin", "_find_position", "_is_another_topic", "owner", "timestamp_ms")
-_NOT_OF_COMMIT = ("stop_client", "_bounded", "Tenure._pause", "Tenure._due")
+_NOT_OF_COMMIT = ("stop_client", "_cut_off", "_bounded", "Tenure._pause", "Tenure._due")
 
 
 def points_of_commit_and_restore() -> list[str]:
