@@ -32,8 +32,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the daemon until SIGTERM or SIGINT; return the exit code."""
     settings = load(DaemonSettings, argv, prog="loggpt-stream run", description=_DESCRIPTION)
     configure(settings.log_format, settings.log_level)
-    # Sessions are many long-lived objects without cycles: Python's default would look for garbage 30 times as often.
-    gc.set_threshold(20_000, 20, 50)
+    # Sessions are many long-lived objects without cycles: Python's default would look for garbage 14 times as often.
+    gc.set_threshold(10_000, 10, 10)
     daemon = Daemon(settings, load_bundle(settings.bundle, key=settings.bundle_key))
     code = run_until_signalled(daemon.run, failed="daemon_failed")
     if daemon.scorer_busy:
