@@ -179,11 +179,6 @@ class Partition:
         """Return the record time that this partition has come to: its watermark, or later where it has been silent."""
         return max(self._ticked_s, self.sessionizer.watermark_s)
 
-    @property
-    def alerts_wait(self) -> bool:
-        """Tell whether there is an alert to publish."""
-        return bool(self._early) or any(judged.verdict.anomalous for judged in self._judged)
-
     def announce(self, judged: Judged, now_s: float) -> None:
         """Publish the early alert of a session with the next transaction; nothing if it is open no more."""
         session = self.sessionizer.tables.by_opening.get((judged.session.kind, judged.session.key))
