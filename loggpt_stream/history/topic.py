@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -178,8 +179,10 @@ async def _partitions(kafka: KafkaSettings, topic: str) -> list[int]:
         # Listed before it is described: a broker may create a topic that it is asked about.
         topics = await admin.list_topics()
         if topic not in topics:
-            there = ", ".join(sorted(name for name in topics if not name.startswith("__"))[:20]) or "none"
-            raise UserError(f"no topic {topic} at {kafka.bootstrap}; there are: {there}.")
+            # Those most like it first: a cluster may hold thousands, and the mistake is mostly one of spelling.
+            others = [name for name in topics if not name.startswith("__")]
+            others.sort(key=lambda name: (-SequenceMatcher(None, topic, name).ratio(), name))
+            raise UserError(f"no topic {topic} at {kafka.bootstrap}; there are: {', '.join(others[:20]) or 'none'}.")
         (described,) = await admin.describe_topics([topic])
         return sorted(part["partition"] for part in described["partitions"])
     finally:
