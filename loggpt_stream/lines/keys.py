@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
 SEVERAL: Final = ""
 
-_KIND_OF_SOURCE: Final = {
-    "explicit": "explicit",
-    "instance": "instance",
-    "instance_in_text": "instance",
-    "request_instance": "instance",
-    "global_request": "request",
-    "request": "request",
+# The kind of session that a source names, and the event's attribute that holds the name; "" for what was linked.
+_SOURCES: Final = {
+    "explicit": ("explicit", "session_id"),
+    "instance": ("instance", "instance_id"),
+    "instance_in_text": ("instance", "instance_in_text"),
+    "request_instance": ("instance", ""),
+    "global_request": ("request", "global_request_id"),
+    "request": ("request", "request_id"),
 }
 
 
@@ -53,18 +54,11 @@ def key_of(event: Event, order: Collection[str], linked: str | None) -> Key | No
 
     linked: the instance that its request is about, where that counts.
     """
-    names = {
-        "explicit": event.session_id,
-        "instance": event.instance_id,
-        "instance_in_text": event.instance_in_text,
-        "request_instance": linked,
-        "global_request": event.global_request_id,
-        "request": event.request_id,
-    }
     for source in order:
-        name = names[source]
+        kind, attribute = _SOURCES[source]
+        name = getattr(event, attribute) if attribute else linked
         if name:
-            return _KIND_OF_SOURCE[source], name
+            return kind, name
     return None
 
 
