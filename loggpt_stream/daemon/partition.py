@@ -12,7 +12,7 @@ from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.journal import Journal, Pending, Restored
 from loggpt_stream.lines.record import Record, UndecodableError
 from loggpt_stream.lines.sessionizer import Sessionizer
-from loggpt_stream.lines.tables import Tables
+from loggpt_stream.lines.tables import NEVER, Tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -92,9 +92,9 @@ class Partition:
         self._owes = False
         self._rewrite = False
         self._quiet_since_s: float | None = None
-        self._turned_s = float("-inf")
+        self._turned_s = NEVER
         self._quiet_watermark_s = 0.0
-        self._ticked_s = float("-inf")
+        self._ticked_s = NEVER
 
     def _begin(self, tables: Tables) -> None:
         rules, masks = self._meaning.rules, self._meaning.masks
@@ -117,7 +117,7 @@ class Partition:
         tables, self.pending = restored.tables, restored.pending
         newest = changes[-1]
         self.position, self.last_record = newest["position"], tuple(newest["last_record"] or ()) or None
-        self._ticked_s = newest["reached"] if newest["reached"] is not None else float("-inf")
+        self._ticked_s = newest["reached"] if newest["reached"] is not None else NEVER
         self._begin(tables)
         if not self.judge.resume(next((each["judge"] for each in reversed(changes) if "judge" in each), {})):
             self.judge = self._meaning.make_judge()
@@ -138,7 +138,7 @@ class Partition:
         self._record = record
         self._owes = True
         self._quiet_since_s = self._turned_s = now_s
-        self._ticked_s = float("-inf")
+        self._ticked_s = NEVER
         # A record from the future says that some clock is wrong; the daemon's own is the better guess.
         arrival_s = min(record.timestamp_s, now_s)
         closed: list[Session] = []
@@ -207,7 +207,7 @@ class Partition:
             change = self._journal.everything(self.pending.values())
         else:
             change = self._journal.take([judged.session for judged in self._judged])
-        reached_s = None if self._ticked_s == float("-inf") else self._ticked_s
+        reached_s = None if self._ticked_s == NEVER else self._ticked_s
         if self._record is not None:
             self.last_record = self._record.offset, round(self._record.timestamp_s * 1000)
         change |= {"position": self.position, "last_record": self.last_record, "reached": reached_s}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import ReferenceType, ref
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from loggpt_stream.lines.record import Event
     from loggpt_stream.lines.session import Session
@@ -44,14 +44,6 @@ class TracebackReader:
             self.exception = line
             return True
         return False
-
-
-def exception_line(lines: Iterable[str]) -> str:
-    """Return the last exception line among `lines`, or ""."""
-    reader = TracebackReader()
-    for line in lines:
-        reader.read(line)
-    return reader.exception
 
 
 def stands_alone(fragment: Event) -> bool:
@@ -103,16 +95,18 @@ class Parents:
         """Tell whether a line without header, from the same source, would continue this event."""
         return self._of_source.get(parent.writer[0]) is parent
 
-    def remember(self, event: Event, session: Session | None, key: str = "") -> None:
+    def remember(self, event: Event, session: Session | None, key: str = "") -> Parent:
         """Note that `event` became the newest line of `session`, or none, and that its record went to `key`."""
         reader = TracebackReader()
-        for text in (event.message, *event.continuation):
+        reader.read(event.message)
+        for text in event.continuation:
             reader.read(text)
         own, line = (ref(session), len(session.lines) - 1) if session is not None else (None, 0)
         writer = event.source, event.pid, event.logger
         parent = Parent(writer, event.time_s, own, line, reader, event.session_id, not event.logger, key)
         _put(self._of_writer, writer, parent)
         _put(self._of_source, event.source, parent)
+        return parent
 
     def put(self, parent: Parent, *, newest: bool) -> None:
         """Take in the event of a writer, which is the `newest` of its source or not."""

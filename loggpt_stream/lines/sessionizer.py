@@ -18,7 +18,7 @@ from collections import Counter
 from heapq import merge
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.lines.continuation import exception_line, stands_alone
+from loggpt_stream.lines.continuation import stands_alone
 from loggpt_stream.lines.keys import SEVERAL, key_of, link_of, linked_with, request_of, window_of
 from loggpt_stream.lines.session import (
     LINE_BYTES,
@@ -30,7 +30,7 @@ from loggpt_stream.lines.session import (
     extended,
     raw_bytes,
 )
-from loggpt_stream.lines.tables import Tables, Tombstone
+from loggpt_stream.lines.tables import NEVER, Tables, Tombstone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +76,8 @@ class Sessionizer:
         # Memory of the open sessions after raw texts were dropped, while that is recent.
         self._spared_bytes = 0.0
         self._grace_s = min(rules.grace_s, rules.idle_gap_s)
+        # Most lines close nothing, and need not look at who is due first.
+        self._none_due_before_s = NEVER
 
     @property
     def watermark_s(self) -> float:
@@ -109,7 +111,7 @@ class Sessionizer:
         own_time_s = time_s = round(event.time_s, 6)
         if time_s > arrival_s + self.rules.max_future_s:
             time_s = round(arrival_s + self.rules.max_future_s, 6)
-        key = self._key(event, max(self.watermark_s, time_s))
+        key = self._key(event, max(tables.watermark_s, time_s))
         # A dropped line without header may well have no time but that of its reading, hours after the lines around it.
         timed = key is not None or event.logger
         closed = self.advance(time_s) if timed else []
@@ -135,8 +137,9 @@ class Sessionizer:
 
     def advance(self, time_s: float) -> list[Session]:
         """Move the watermark to `time_s` (never back) and return the sessions that this closes."""
-        self.tables.watermark_s = max(self.watermark_s, time_s)
-        return self.close_due(self.watermark_s)
+        tables = self.tables
+        tables.watermark_s = max(tables.watermark_s, time_s)
+        return self.close_due(tables.watermark_s)
 
     def close_due(self, now_s: float) -> list[Session]:
         """Return the sessions that are due by `now_s`, which need not be the time of any record.
@@ -145,18 +148,25 @@ class Sessionizer:
         looked at a clock in between.
         """
         due: list[Session] = []
+        if now_s < self._none_due_before_s:
+            return due
         tables = self.tables
+        # Whatever comes from now on is due this much later.
+        first_due_s = tables.watermark_s + min(self._grace_s, self.rules.max_age_s)
         for queue, gap_s in ((tables.ending, self._grace_s), (tables.active, self.rules.idle_gap_s)):
             while queue:
                 session = next(iter(queue.values()))
                 if now_s < session.last_seen_s + gap_s:
+                    first_due_s = min(first_due_s, session.last_seen_s + gap_s)
                     break
                 due.append(self._close_due(session))
         while tables.by_opening:
             session = next(iter(tables.by_opening.values()))
             if now_s < session.opened_s + self.rules.max_age_s:
+                first_due_s = min(first_due_s, session.opened_s + self.rules.max_age_s)
                 break
             due.append(self._close_due(session))
+        self._none_due_before_s = first_due_s
         due.sort(key=lambda session: (session.closed_s, session.first_offset))
         return self._closed(due)
 
@@ -258,19 +268,18 @@ class Sessionizer:
         return session
 
     def _append(self, session: Session, event: Event, time_s: float) -> None:
-        head = masked_head(event, self._masks)
-        exception = exception_line((event.message, *event.continuation))
-        tail = self._masks.mask(exception) if exception else ""
         tables = self.tables
-        line = Line(time_s, tables.offset, head, tail, raw_text(event), tables.index)
+        line = Line(time_s, tables.offset, masked_head(event, self._masks), "", raw_text(event), tables.index)
         session.lines.append(line)
+        exception = tables.parents.remember(event, session).reader.exception
+        if exception:
+            line.tail = self._masks.mask(exception)
         size = raw_bytes(line.raw)
         session.raw_bytes += size
         session.bytes += LINE_BYTES + size
         tables.open_lines += 1
         tables.open_bytes += LINE_BYTES + size
         self.fates["late_line" if session.late else "line"] += 1
-        tables.parents.remember(event, session)
         if event.host and event.host not in session.hosts:
             session.hosts.append(event.host)
         session.project_id = session.project_id or event.project_id

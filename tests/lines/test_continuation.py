@@ -9,7 +9,7 @@ from weakref import ref
 
 import pytest
 
-from loggpt_stream.lines.continuation import Parents, TracebackReader, exception_line
+from loggpt_stream.lines.continuation import Parents, TracebackReader
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Event, Record, UndecodableError
@@ -61,6 +61,13 @@ def sessions_of(*events: Event) -> tuple[list[Session], Sessionizer]:
     sessionizer = Sessionizer(SessionRules(), Masks())
     closed = [session for i, each in enumerate(events) for session in sessionizer.add(each, i, each.time_s)]
     return closed + sessionizer.flush(), sessionizer
+
+
+def exception_line(lines: tuple[str, ...]) -> str:
+    reader = TracebackReader()
+    for line in lines:
+        reader.read(line)
+    return reader.exception
 
 
 def test_the_last_exception_line_is_found_among_frames_and_chained_tracebacks() -> None:
