@@ -20,7 +20,7 @@ from loggpt_stream.connection import explain
 from loggpt_stream.daemon.outage import Outage
 from loggpt_stream.daemon.owner import OwnedT, UnsavedT
 from loggpt_stream.daemon.tenure import Tenure
-from loggpt_stream.daemon.topics import TopicSettings, refusal
+from loggpt_stream.daemon.topics import refusal
 from loggpt_stream.daemon.transactions import TransactionalLog, stop_client
 from loggpt_stream.errors import UserError
 from loggpt_stream.logs import get_logger
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine
 
     from loggpt_stream.daemon.health import Health
+    from loggpt_stream.daemon.member_settings import MemberSettings
     from loggpt_stream.daemon.metrics import MemberMetrics
 from loggpt_stream.daemon.owner import Owner
 
@@ -47,34 +48,6 @@ _ASK_AGAIN_AFTER_S: Final = 3.0
 _COMMIT_SHARE: Final = 0.8
 
 Clock = Callable[[], float]
-
-
-class MemberSettings(TopicSettings, Protocol):
-    """What a membership has to be told; see `DaemonSettings`."""
-
-    @property
-    def group(self) -> str:
-        """Return the consumer group."""
-
-    @property
-    def instance_id(self) -> str | None:
-        """Return the static name in the group, if there is one."""
-
-    @property
-    def session_timeout_s(self) -> float:
-        """Return after how many silent seconds the group gives up on a member."""
-
-    @property
-    def start(self) -> str:
-        """Return where a new group begins: earliest or latest."""
-
-    @property
-    def commit_interval_s(self) -> float:
-        """Return the seconds between transactions."""
-
-    @property
-    def transaction_timeout_s(self) -> float:
-        """Return after how many seconds the broker undoes a transaction."""
 
 
 class Program(Protocol[OwnedT, UnsavedT]):

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from loggpt_stream.lines.decode import known_shape
-from loggpt_stream.logs import LogFormat
+from loggpt_stream.daemon.member_settings import MemberSettings
 from loggpt_stream.model.drift import DriftMode
-from loggpt_stream.settings import KafkaSettings, Settings
 
 
-class DaemonSettings(Settings):
+class DaemonSettings(MemberSettings):
     """Settings of `loggpt-stream run`."""
 
-    kafka: KafkaSettings = KafkaSettings()
     bundle: Path = Field(Path("bundle"), description="calibrated bundle: a directory made by loggpt-calibrate")
     bundle_key: Path | None = Field(
         None, description="public key (PEM) that the bundle must be signed with; unsigned ones are refused then (off)"
@@ -29,16 +25,6 @@ class DaemonSettings(Settings):
     )
     score_topic: str | None = Field(None, description="topic for the score of every session, alert or not (off)")
     group: str = Field("loggpt-stream", description="consumer group; daemons of one group share the partitions")
-    instance_id: str | None = Field(
-        None, description="name of this process in the group, for static membership: a restart is no rebalance (none)"
-    )
-    session_timeout_s: float = Field(
-        30.0, ge=1, description="the group gives a silent process's partitions to others after so many seconds"
-    )
-    start: Literal["earliest", "latest"] = Field("earliest", description="where a new group begins")
-    shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
-        None, description="pin the record shape instead of recognising each record"
-    )
     cluster: str = Field("openstack", description="name of this cloud, in the alerts' ce_source")
     drift: DriftMode = Field(
         DriftMode.ADAPT,
@@ -62,9 +48,6 @@ class DaemonSettings(Settings):
         2_000, gt=0, description="memory of open sessions over all partitions, in MB; then the quietest closes"
     )
     commit_interval_s: float = Field(2.0, gt=0, description="seconds between transactions; alerts do not wait for it")
-    transaction_timeout_s: float = Field(
-        15.0, ge=3, description="an unfinished transaction is undone by the broker after so many seconds"
-    )
     score_timeout_s: float = Field(
         300.0, gt=0, description="a scoring batch that takes longer ends the process: it is started anew elsewhere"
     )
@@ -72,16 +55,13 @@ class DaemonSettings(Settings):
         120.0, ge=5, description="/health/live fails where a partition has work and stands still for so many seconds"
     )
     shutdown_grace_s: float = Field(25.0, gt=0, description="on SIGTERM, finish scoring within so many seconds")
-    http_host: str = Field("0.0.0.0", description="address of /metrics and /health")  # noqa: S104 - a service's port
     http_port: int = Field(9464, ge=0, le=65535, description="port of /metrics and /health; 0 takes any free one")
     clock_speed: float = Field(
         1.0, gt=0, description="wall clock seconds count so many times when silent partitions close; for replays only"
     )
-    log_format: LogFormat = Field("auto", description="console, json, or auto (console on a terminal)")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log event shown")
 
     def topics(self) -> dict[str, str]:
-        """Return the topics by what they are for."""
+        """Return the topics by what they are for; without the score topic, where there is none."""
         named = {
             "input topic": self.input_topic,
             "state topic": self.state_topic,

@@ -9,7 +9,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.admin.config_resource import ConfigResourceType
 from aiokafka.client import AIOKafkaClient
@@ -27,32 +27,11 @@ from aiokafka.protocol.metadata import MetadataRequest
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
+    from loggpt_stream.daemon.member_settings import MemberSettings
     from loggpt_stream.settings import KafkaSettings
 
 ANSWER_WITHIN_S: Final = 15.0
 POLICY: Final = "cleanup.policy"
-
-
-class TopicSettings(Protocol):
-    """Settings of a program that reads a topic and keeps its state in another one."""
-
-    @property
-    def kafka(self) -> KafkaSettings:
-        """Return where Kafka is."""
-
-    @property
-    def input_topic(self) -> str:
-        """Return the topic that is read."""
-
-    @property
-    def state_topic(self) -> str:
-        """Return the topic with the state of each partition."""
-
-    def topics(self) -> dict[str, str]:
-        """Return the topics by what they are for."""
-
-    def creation(self) -> str:
-        """Return the command of ours that creates missing topics, "" where there is none."""
 
 
 class Level(StrEnum):
@@ -153,7 +132,7 @@ async def _configs(client: Any, names: Iterable[str], node: int) -> dict[str, di
     return found
 
 
-def must_hold(settings: TopicSettings, cluster: Cluster) -> Iterator[Finding]:
+def must_hold(settings: MemberSettings, cluster: Cluster) -> Iterator[Finding]:
     """Yield what keeps the daemon from starting: topics that are missing, or a state topic that cannot keep state."""
     for role, name in settings.topics().items():
         if name in cluster.hidden:
@@ -177,7 +156,7 @@ def must_hold(settings: TopicSettings, cluster: Cluster) -> Iterator[Finding]:
     yield from _state_fits(settings, cluster)
 
 
-def _creation(settings: TopicSettings, role: str, name: str, cluster: Cluster) -> str:
+def _creation(settings: MemberSettings, role: str, name: str, cluster: Cluster) -> str:
     ours = settings.creation()
     told = f"kafka-topics.sh --bootstrap-server {settings.kafka.bootstrap} --create --topic {name}"
     if role in ("input topic", "output topic"):
@@ -190,7 +169,7 @@ def _creation(settings: TopicSettings, role: str, name: str, cluster: Cluster) -
     return f"{ours} with the same settings, or {told}" if ours else told
 
 
-def _state_fits(settings: TopicSettings, cluster: Cluster) -> Iterator[Finding]:
+def _state_fits(settings: MemberSettings, cluster: Cluster) -> Iterator[Finding]:
     state, source = cluster.topics.get(settings.state_topic), cluster.topics.get(settings.input_topic)
     if state is None:
         return
@@ -219,7 +198,7 @@ def _state_fits(settings: TopicSettings, cluster: Cluster) -> Iterator[Finding]:
         )
 
 
-def alter_config(settings: TopicSettings, topic: str, config: str) -> str:
+def alter_config(settings: MemberSettings, topic: str, config: str) -> str:
     """Return the command that sets a topic's configuration."""
     return (
         f"kafka-configs.sh --bootstrap-server {settings.kafka.bootstrap} --alter --entity-type topics "
@@ -227,7 +206,7 @@ def alter_config(settings: TopicSettings, topic: str, config: str) -> str:
     )
 
 
-async def refusal(settings: TopicSettings) -> str | None:
+async def refusal(settings: MemberSettings) -> str | None:
     """Return why the daemon must not start reading, in the doctor's words, a finding a line; None where it may.
 
     Raises `KafkaError`, `OSError` or `TimeoutError` where the broker does not answer: to wait for it is the caller's.

@@ -1,0 +1,46 @@
+"""Settings that every member of a consumer group has: the daemon, its doctor, and the router."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from loggpt_stream.lines.decode import known_shape
+from loggpt_stream.logs import LogFormat
+from loggpt_stream.settings import KafkaSettings, Settings
+
+
+class MemberSettings(Settings):
+    """A process that reads a topic as one of a group, and keeps in another topic how far it is and what is open."""
+
+    kafka: KafkaSettings = KafkaSettings()
+    input_topic: str
+    state_topic: str
+    group: str
+    instance_id: str | None = Field(
+        None, description="name of this process in the group, for static membership: a restart is no rebalance (none)"
+    )
+    session_timeout_s: float = Field(
+        30.0, ge=1, description="the group gives a silent process's partitions to others after so many seconds"
+    )
+    start: Literal["earliest", "latest"] = Field("earliest", description="where a new group begins")
+    shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
+        None, description="pin the record shape instead of recognising each record"
+    )
+    commit_interval_s: float
+    transaction_timeout_s: float = Field(
+        15.0, ge=3, description="an unfinished transaction is undone by the broker after so many seconds"
+    )
+    http_host: str = Field("0.0.0.0", description="address of /metrics and /health")  # noqa: S104 - a service's port
+    log_format: LogFormat = Field("auto", description="console, json, or auto (console on a terminal)")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log event shown")
+
+    @abstractmethod
+    def topics(self) -> dict[str, str]:
+        """Return the topics by what they are for."""
+
+    @abstractmethod
+    def creation(self) -> str:
+        """Return the command of ours that creates missing topics, "" where there is none."""
