@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 from tests.kafka_server import KafkaServer, missing_programs
 
@@ -13,6 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 _BROKER_LOG_LINES = 40
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Undo what a command's `main` did to logging: it would go on writing to the standard error of its own test."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
 
 
 def in_ci() -> bool:

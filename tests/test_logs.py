@@ -6,31 +6,17 @@ import json
 import logging
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 import pytest
-import structlog
 from pydantic import SecretStr
 
 from loggpt_stream import logs
 from loggpt_stream.cli import main
 from loggpt_stream.settings import KafkaSettings
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 SECRET = "hunter2-hunter2"
-
-
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
 
 
 def written(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
