@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 TOLERANCE: Final = 1e-4
 _BATCH_SESSIONS: Final = 256
-_READ_WITHIN_S: Final = 120.0
+_SILENCE_S: Final = 60.0
 _SHOWN: Final = 5
 
 
@@ -135,13 +135,14 @@ class Verdict:
         return "\n".join(told)
 
 
-def read_committed(bootstrap: str, topic: str, timeout_s: float = _READ_WITHIN_S) -> list[Record]:
-    """Return every record of a topic that a `read_committed` consumer sees, partition by partition, in order.
+def read_committed(bootstrap: str, topic: str, silence_s: float = _SILENCE_S) -> Iterator[Record]:
+    """Yield every record of a topic that a `read_committed` consumer sees, partition by partition, in order.
 
-    It reads to the last stable offset, which a transaction that is still open holds back.
+    It reads to the last stable offset, which a transaction that is still open holds back. A soak's topics do not fit
+    into memory: whoever wants a list makes one.
 
     Raises:
-        TimeoutError: the end of some partition was not reached in time.
+        TimeoutError: nothing came for `silence_s` before the end of some partition.
     """
     consumer = Consumer(
         {
@@ -153,24 +154,28 @@ def read_committed(bootstrap: str, topic: str, timeout_s: float = _READ_WITHIN_S
             "log_level": 0,
         }
     )
-    records: defaultdict[int, list[Record]] = defaultdict(list)
     try:
-        unread = set(_partitions(consumer, topic, timeout_s))
-        consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in unread])
-        deadline_s = time.monotonic() + timeout_s
-        while unread:
-            if time.monotonic() > deadline_s:
-                raise TimeoutError(f"{topic}: the end of partitions {sorted(unread)} was not reached")
-            for message in consumer.consume(1000, timeout=0.5):
-                error = message.error()
-                if error is None:
-                    record = _record(message)
-                    records[record.partition].append(record)
-                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's name for it
-                    unread.discard(message.partition())
+        for number in sorted(_partitions(consumer, topic, silence_s)):
+            consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING)])
+            yield from _to_the_end(consumer, f"{topic}, partition {number}", silence_s)
     finally:
         consumer.close()
-    return [record for number in sorted(records) for record in records[number]]
+
+
+def _to_the_end(consumer: Any, what: str, silence_s: float) -> Iterator[Record]:  # noqa: ANN401 - confluent_kafka is untyped
+    heard_s = time.monotonic()
+    while True:
+        messages = consumer.consume(1000, timeout=0.5)
+        if not messages and time.monotonic() - heard_s > silence_s:
+            raise TimeoutError(f"{what}: the end was not reached")
+        for message in messages:
+            error = message.error()
+            if error is None:
+                yield _record(message)
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - librdkafka's name for it
+                return
+        if messages:
+            heard_s = time.monotonic()
 
 
 def _partitions(consumer: Any, topic: str, timeout_s: float) -> list[int]:  # noqa: ANN401 - confluent_kafka is untyped
@@ -211,7 +216,26 @@ def expect(records: Iterable[Record], bundle: Bundle) -> Expectation:
         raise ValueError("judging needs a calibrated bundle")
     found = Expectation()
     sessionizers: dict[int, Sessionizer] = {}
+    scorer, judge = bundle.scorer(torch.device("cpu")), Judge(bundle.calibration)
     closed: list[tuple[int, Session]] = []
+
+    def score() -> None:
+        scores = scorer.score([session for _, session in closed])
+        for (partition, session), said in zip(closed, scores, strict=True):
+            verdict = judge.judge(session.kind, said.statistics, late=session.late)
+            identity = _identity(partition, session)
+            found.sessions[identity] = Expected(
+                identity,
+                session.last_offset,
+                len(session.lines),
+                session.close_reason,
+                said.statistics,
+                verdict.anomalous,
+                verdict.score,
+                verdict.threshold,
+            )
+        closed.clear()
+
     for record in records:
         found.records += 1
         if record.partition not in sessionizers:
@@ -225,22 +249,9 @@ def expect(records: Iterable[Record], bundle: Bundle) -> Expectation:
             found.events += 1
             ended = sessionizers[record.partition].add(event, record.offset, record.timestamp_s)
             closed += [(record.partition, session) for session in ended]
-    scorer, judge = bundle.scorer(torch.device("cpu")), Judge(bundle.calibration)
-    for batch in _batches(closed):
-        scores = scorer.score([session for _, session in batch])
-        for (partition, session), score in zip(batch, scores, strict=True):
-            verdict = judge.judge(session.kind, score.statistics, late=session.late)
-            identity = _identity(partition, session)
-            found.sessions[identity] = Expected(
-                identity,
-                session.last_offset,
-                len(session.lines),
-                session.close_reason,
-                score.statistics,
-                verdict.anomalous,
-                verdict.score,
-                verdict.threshold,
-            )
+        if len(closed) >= _BATCH_SESSIONS:
+            score()
+    score()
     for partition, sessionizer in sessionizers.items():
         found.lines_open += sessionizer.open_lines
         found.fates.update(sessionizer.fates)
@@ -252,17 +263,12 @@ def _identity(partition: int, session: Session) -> Identity:
     return Identity(partition, session.kind, session.key, session.part, session.first_offset)
 
 
-def _batches(closed: Sequence[tuple[int, Session]]) -> Iterator[Sequence[tuple[int, Session]]]:
-    for start in range(0, len(closed), _BATCH_SESSIONS):
-        yield closed[start : start + _BATCH_SESSIONS]
-
-
 def published(topics: Topics) -> Published:
     """Return what the daemons of these topics have published so far."""
     return Published(
-        read_committed(topics.bootstrap, topics.scores),
-        read_committed(topics.bootstrap, topics.alerts),
-        read_committed(topics.bootstrap, topics.dead_letters),
+        list(read_committed(topics.bootstrap, topics.scores)),
+        list(read_committed(topics.bootstrap, topics.alerts)),
+        list(read_committed(topics.bootstrap, topics.dead_letters)),
     )
 
 
@@ -273,14 +279,20 @@ async def settled(topics: Topics, expected: Expectation, quiet_s: float = 45.0) 
     """
     before, since_s = -1, time.monotonic()
     while time.monotonic() - since_s < quiet_s:
-        seen = await asyncio.to_thread(published, topics)
-        scored = {_of_score(orjson.loads(each.value or b"null")) for each in seen.scores}
-        if expected.sessions.keys() <= scored and len(seen.dead_letters) >= len(expected.dead_letters):
+        scored, dead = await asyncio.to_thread(_done, topics)
+        if expected.sessions.keys() <= scored and dead >= len(expected.dead_letters):
             return
-        now = len(scored) + len(seen.dead_letters)
+        now = len(scored) + dead
         if now != before:
             before, since_s = now, time.monotonic()
         await asyncio.sleep(1.0)
+
+
+def _done(topics: Topics) -> tuple[set[Identity], int]:
+    """Return the sessions that have a score, and how many dead letters there are."""
+    scores = read_committed(topics.bootstrap, topics.scores)
+    scored = {_of_score(orjson.loads(each.value or b"null")) for each in scores}
+    return scored, sum(1 for _ in read_committed(topics.bootstrap, topics.dead_letters))
 
 
 def judge(expected: Expectation, seen: Published) -> Verdict:

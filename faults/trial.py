@@ -199,10 +199,11 @@ class Trial:
         if not (self.instance_id and self.daemons):
             self.start()
         topics = self.topics
-        records = await asyncio.to_thread(read_committed, topics.bootstrap, topics.input)
+        records = read_committed(topics.bootstrap, topics.input)
         expected = await asyncio.to_thread(expect, records, self.bench.bundle)
         self.bench.say(
-            f"{self.name}: {len(records):,} records, {len(expected.sessions):,} sessions expected; {dict(self.faults)}"
+            f"{self.name}: {expected.records:,} records, {len(expected.sessions):,} sessions expected; "
+            f"{dict(self.faults)}"
         )
         await settled(topics, expected, _QUIET_S)
         for daemon in list(self.daemons):

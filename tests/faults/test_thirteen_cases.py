@@ -76,7 +76,7 @@ async def has_committed(running: Trial, daemon: DaemonProcess, records: int) -> 
 
 async def position(running: Trial, partition: int = 0) -> int:
     """Return the newest position in the state topic."""
-    records = await asyncio.to_thread(read_committed, running.topics.bootstrap, running.topics.state)
+    records = await all_of(running, running.topics.state)
     ledger = Ledger(f"{running.topics.group} {running.topics.input}")
     changes = ledger.read((record.key, record.value) for record in records if record.partition == partition)
     return int(changes[-1]["position"])
@@ -186,7 +186,7 @@ async def test_case_07_poison_records_become_dead_letters_or_lines_and_stop_noth
     await reads(daemon, 500 + len(poison))
     await one.send(500)
     await right(one)
-    letters = await asyncio.to_thread(read_committed, one.topics.bootstrap, one.topics.dead_letters)
+    letters = await all_of(one, one.topics.dead_letters)
     assert len(letters) >= 5
 
 
@@ -195,7 +195,7 @@ async def test_case_08_records_below_the_position_may_be_deleted(one: Trial) -> 
     daemon = one.start()
     await has_committed(one, daemon, 1_500)
     one.kill(daemon)
-    records = await asyncio.to_thread(read_committed, one.topics.bootstrap, one.topics.input)
+    records = await all_of(one, one.topics.input)
     at = await position(one)
     await delete_records(one, before=at)
     await one.send(500)
@@ -210,7 +210,7 @@ async def test_case_08_records_above_the_position_that_are_deleted_are_said_to_b
     await has_committed(one, daemon, 1_000)
     one.kill(daemon)
     at = await position(one)
-    before = (await asyncio.to_thread(read_committed, one.topics.bootstrap, one.topics.input))[:at]
+    before = (await all_of(one, one.topics.input))[:at]
     await one.send(500)
     await delete_records(one, before=at + 100)
     after = await finish(one, before)
@@ -225,7 +225,7 @@ async def test_case_08_a_topic_made_anew_is_noticed_and_what_was_open_is_judged_
     await has_committed(one, daemon, 1_001)
     open_sessions = await daemon.metric("loggpt_sessions_open")
     one.kill(daemon)
-    old = await asyncio.to_thread(read_committed, one.topics.bootstrap, one.topics.input)
+    old = await all_of(one, one.topics.input)
     admin = AIOKafkaAdminClient(bootstrap_servers=one.topics.bootstrap)
     await admin.start()
     await admin.delete_topics([one.topics.input])
@@ -240,7 +240,7 @@ async def test_case_08_a_topic_made_anew_is_noticed_and_what_was_open_is_judged_
     await reads(daemon, 1_500)
     await daemon.reached("loggpt_sessions_scored_total", open_sessions)
     assert await daemon.terminate() == 0
-    scored = await asyncio.to_thread(read_committed, one.topics.bootstrap, one.topics.scores)
+    scored = await all_of(one, one.topics.scores)
     sessions = [orjson.loads(record.value or b"")["session"] for record in scored]
     ended = [each for each in sessions if each["close_reason"] == "end_of_input"]
     assert len(ended) == open_sessions
@@ -337,11 +337,16 @@ async def test_case_12_an_old_owners_open_transaction_is_aborted_before_the_rest
         await right(one)
 
 
+async def all_of(running: Trial, topic: str) -> list[Record]:
+    """Return every committed record of a topic."""
+    return await asyncio.to_thread(lambda: list(read_committed(running.topics.bootstrap, topic)))
+
+
 async def finish(running: Trial, before: list[Record]) -> dict[str, float]:
     """Let a daemon finish; compare with one pass over `before` and what the topic still has; return its counters."""
     await running.finish_input()
     daemon = running.start()
-    left = await asyncio.to_thread(read_committed, running.topics.bootstrap, running.topics.input)
+    left = await all_of(running, running.topics.input)
     await reads(daemon, len(left))
     expected = await asyncio.to_thread(expect, [*before, *left], running.bench.bundle)
     await settled(running.topics, expected)
