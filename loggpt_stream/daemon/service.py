@@ -25,6 +25,7 @@ from loggpt_stream.daemon.early import EarlyLooks
 from loggpt_stream.daemon.health import Health, Progress, serve
 from loggpt_stream.daemon.ledger import Ledger
 from loggpt_stream.daemon.membership import Membership
+from loggpt_stream.daemon.memory import give_back_memory
 from loggpt_stream.daemon.metrics import Metrics
 from loggpt_stream.daemon.owner import Owner
 from loggpt_stream.daemon.partition import Meaning, Partition, Unsaved, as_record
@@ -203,6 +204,7 @@ class Daemon:
 
     def began(self, where: TopicPartition, partition: Partition) -> None:
         """Score what was closed and not yet judged; records come next."""
+        give_back_memory()
         self._share_limits()
         for session in partition.pending.values():
             self._wait(partition, session, self._clock())
