@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from faults.oracle import Verdict, expect, judge, published, read_committed, settled
 from faults.workload import Workload
-from tests.daemon_process import DaemonProcess, Topics
+from tests.daemon_process import DaemonProcess, Topics, with_fault
 
 if TYPE_CHECKING:
     import random
@@ -91,14 +91,29 @@ class Trial:
         failpoint: Failpoint | None = None,
         netns: str | None = None,
         http_host: str = "127.0.0.1",
+        fault: str | None = None,
+        bundle: Path | None = None,
     ) -> DaemonProcess:
-        """Start one more daemon, with these flags beside those that every trial needs."""
+        """Start one more daemon, with these flags beside those that every trial needs.
+
+        fault: code that it runs first, to misbehave; such a one has a process of its own, and is no fork. bundle:
+        another one than the bench's.
+        """
         topics = replace(self.topics, bootstrap=bootstrap or self.topics.bootstrap)
-        wanted = [*topics.flags(), "--bundle", str(self.bench.bundle.path), "--drift", "off", "--clock-speed", "1e-6"]
+        wanted = [
+            *topics.flags(),
+            "--bundle",
+            str(bundle or self.bench.bundle.path),
+            "--drift",
+            "off",
+            "--clock-speed",
+            "1e-6",
+        ]
         wanted += ["--session-timeout-s", str(SESSION_TIMEOUT_S)]
         if self.instance_id:
             wanted += ["--instance-id", self.instance_id]
-        launch = partial(self.bench.zygote.start, failpoint=failpoint, netns=netns)
+        fork = partial(self.bench.zygote.start, failpoint=failpoint, netns=netns)
+        launch = with_fault(fault) if fault else fork
         daemon = DaemonProcess(self.bench.folder, [*wanted, *flags], start=launch, http_host=http_host)
         self.daemons.append(daemon)
         return daemon

@@ -93,6 +93,21 @@ def own_process(arguments: list[str], log_path: Path) -> Process:
         )
 
 
+def with_fault(fault: str) -> Callable[[list[str], Path], Process]:
+    """Return what starts a daemon's process that runs this code first, to make something of its own misbehave."""
+
+    def start(arguments: list[str], log_path: Path) -> Process:
+        program = f"{fault}\nimport sys, loggpt_stream.cli\nsys.exit(loggpt_stream.cli.main())"
+        with log_path.open("wb") as log:
+            return subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", sys.executable, "-c", program, *arguments],
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+
+    return start
+
+
 class DaemonProcess:
     """`loggpt-stream run` from start to exit. The log goes to a file that a failing test can show."""
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import orjson
 import pytest
 import pytest_asyncio
@@ -23,10 +25,12 @@ from faults.oracle import expect, judge, published, read_committed, settled
 from faults.scenarios import Size, die_at
 from faults.trial import Bench, Trial, trial
 from loggpt_stream.daemon.ledger import Ledger
+from loggpt_stream.model.bundle import save_bundle, save_calibrated
 from tests.kafka_server import create_topic
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from faults.failpoints import When
     from faults.zygote import Zygote
@@ -292,6 +296,81 @@ async def test_case_10_duplicated_and_reordered_input(one: Trial) -> None:
     await one.put(twice[60:])
     await one.send(300)
     await right(one)
+
+
+_HANGS = """
+import itertools, time
+from loggpt_stream.model.scoring import Scorer
+score, batches = Scorer.score_prepared, itertools.count()
+def hang(self, prepared):
+    if next(batches) > 0:
+        time.sleep(3600)
+    return score(self, prepared)
+Scorer.score_prepared = hang
+"""
+_NO_MEMORY = """
+import itertools
+from loggpt_stream.model.scoring import Scorer
+read, batches = Scorer._read_batch, itertools.count()
+def full(self, batch):
+    if next(batches) > 0:
+        raise MemoryError
+    return read(self, batch)
+Scorer._read_batch = full
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [(_HANGS, 1, "score_timeout_s = 2"), (_NO_MEMORY, 2, "lower batch_tokens")],
+    ids=["hangs", "out_of_memory"],
+)
+async def test_case_11_a_scorer_that_fails_ends_the_daemon_and_the_next_one_scores_what_it_had_not(
+    one: Trial, fault: str, code: int, words: str
+) -> None:
+    await one.send(4_000)
+    daemon = one.start("--score-timeout-s", "2", fault=fault)
+    await daemon.reached("loggpt_sessions_scored_total", 1)
+    await one.send(1_000)
+    await exits(daemon, code, words)
+    one.start()
+    await right(one)
+
+
+async def test_case_12_sessions_of_an_old_model_are_published_once_and_not_judged(one: Trial, tmp_path: Path) -> None:
+    bundle = one.bench.bundle
+    # What changes is nothing that sessions depend on here, so that the oracle's pass holds for both.
+    rules = replace(bundle.meaning.session_rules, tombstone_s=599.0)
+    assert bundle.calibration is not None
+    newer = save_bundle(
+        tmp_path / "newer",
+        model=bundle.model(),
+        tokenizer=bundle.tokenizer().tokenizer,
+        meaning=replace(bundle.meaning, session_rules=rules),
+        books=bundle.books(),
+        training=bundle.training,
+        used_sessions=bundle.used_sessions,
+    )
+    save_calibrated(newer, newer.path, calibration=bundle.calibration, calibration_sessions=np.empty(0))
+    await one.send(1_000)
+    daemon = one.start()
+    await has_committed(one, daemon, 1_000)
+    one.kill(daemon)
+    at = await position(one)
+    await one.send(500)
+    await one.finish_input()
+    one.start(bundle=newer.path)
+    expected = await asyncio.to_thread(expect, read_committed(one.topics.bootstrap, one.topics.input), bundle)
+    await settled(one.topics, expected)
+    verdict = judge(expected, await asyncio.to_thread(published, one.topics))
+    unjudged = set(verdict.findings.pop("alerts missing"))
+    assert verdict.ok, verdict.text()
+    begun_before = [each for each in expected.sessions.values() if each.identity.first_offset < at]
+    of_both = {str(each.identity) for each in begun_before if each.last_offset >= at}
+    assert of_both
+    assert of_both <= unjudged <= {str(each.identity) for each in begun_before}
+    scored = [orjson.loads(record.value or b"") for record in await all_of(one, one.topics.scores)]
+    assert sum(each["unjudged"] == "outdated" for each in scored) == len(unjudged)
 
 
 async def test_case_12_a_damaged_state_topic_is_refused_and_it_is_said_what_to_do(one: Trial) -> None:

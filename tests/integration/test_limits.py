@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -18,16 +15,15 @@ import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
-from tests.daemon_process import DaemonProcess, Topics, produce, read_all
+from tests.daemon_process import DaemonProcess, Topics, produce, read_all, with_fault
 from tests.kafka_server import create_topic, unique_name
 from tests.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from loggpt_stream.model.bundle import Bundle
-    from tests.daemon_process import Process
     from tests.kafka_server import KafkaServer
 
 # What an end may take beyond shutdown_grace_s.
@@ -72,21 +68,6 @@ async def long(self):
     await asyncio.sleep(55)
 TransactionalLog.take_over = long
 """
-
-
-def with_fault(fault: str) -> Callable[[list[str], Path], Process]:
-    """Return what starts a daemon's process that runs this code first, to make something of its own misbehave."""
-
-    def start(arguments: list[str], log_path: Path) -> Process:
-        program = f"{fault}\nimport sys, loggpt_stream.cli\nsys.exit(loggpt_stream.cli.main())"
-        with log_path.open("wb") as log:
-            return subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", sys.executable, "-c", program, *arguments],
-                stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-
-    return start
 
 
 @pytest.fixture(scope="module")
