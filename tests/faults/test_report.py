@@ -64,6 +64,19 @@ def test_the_soaks_samples_are_a_short_table_and_curves(tmp_path: Path) -> None:
     assert curves(soak, tmp_path).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_report_says_how_memory_goes_on_and_what_the_lag_comes_down_to_after_each_fault() -> None:
+    # Ten minutes: memory rises by 60 MB an hour, 900 records are behind after each fault, and in one minute 7 remain.
+    samples = [
+        {"at_s": float(at_s), "daemons": 2, "rss_mb": 400 + at_s / 60, "lag_records": lag}
+        for at_s in range(0, 600, 5)
+        for lag in (900 if at_s % 60 < 20 else 7 if at_s // 60 == 8 else 0,)
+    ]
+    text = markdown([result("soak", {}, samples)])
+    assert "changed by +60 MB an hour" in text
+    assert "At most 900 records were behind" in text
+    assert "in 9 of 10 minutes the lag came down to nothing, in each to 7 records or less." in text
+
+
 def test_every_scenario_says_what_it_does_and_a_quick_run_is_small() -> None:
     for name, scenario in SCENARIOS.items():
         assert (scenario.__doc__ or "").strip().endswith(".")
