@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +15,7 @@ from loggpt_stream.connection import explain
 from loggpt_stream.daemon.topics import ANSWER_WITHIN_S, Finding, Level
 from loggpt_stream.lines.decode import SHAPES, decode
 from loggpt_stream.lines.masks import Masks
-from loggpt_stream.lines.record import Record, UndecodableError
+from loggpt_stream.lines.record import Record, UndecodableError, arrival_s
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.lines.sessionizer import Sessionizer
 
@@ -123,7 +124,7 @@ def sampled(records: Iterable[Record], held: Mapping[int, int], rules: SessionRu
             sample.lines += 1
             if event.logger:  # what has no header has its record's time
                 sample.newest_line_s = max(sample.newest_line_s, event.time_s)
-            _note(sample, record.partition, gatherer.add(event, record.offset, record.timestamp_s))
+            _note(sample, record.partition, gatherer.add(event, record.offset, arrival_s(record, math.inf)))
     for partition, gatherer in gatherers.items():
         _note(sample, partition, gatherer.flush())
         sample.unkeyed += gatherer.fates["unkeyed"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from loggpt_stream.daemon.ledger import applied
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.journal import Journal, Pending, Restored
-from loggpt_stream.lines.record import Record, UndecodableError
+from loggpt_stream.lines.record import Record, UndecodableError, arrival_s
 from loggpt_stream.lines.sessionizer import Sessionizer
 from loggpt_stream.lines.tables import NEVER, Tables
 
@@ -137,17 +137,18 @@ class Partition:
         self.position = record.offset + 1
         self._record = record
         self._owes = True
-        self._quiet_since_s = self._turned_s = now_s
-        self._ticked_s = NEVER
-        # A record from the future says that some clock is wrong; the daemon's own is the better guess.
-        arrival_s = min(record.timestamp_s, now_s)
+        sessionizer, before_s = self.sessionizer, self.sessionizer.watermark_s
+        came_s = arrival_s(record, now_s)
         closed: list[Session] = []
         try:
             for event in decode(record, pin=self._meaning.shape):
-                closed += self.sessionizer.add(event, record.offset, arrival_s)
+                closed += sessionizer.add(event, record.offset, came_s)
         except UndecodableError as error:
             self._rejected.append(Rejected(record, error))
-        self._quiet_watermark_s = self.sessionizer.watermark_s
+        # What neither tells the time nor belongs to a session (dead letters, say) is silence all the same.
+        if sessionizer.newest_line == record.offset or sessionizer.watermark_s > before_s:
+            self._quiet_since_s = self._turned_s = now_s
+            self._ticked_s, self._quiet_watermark_s = NEVER, sessionizer.watermark_s
         return self._closed(closed) if closed else closed
 
     def tick(self, now_s: float, *, caught_up: bool, clock_speed: float) -> list[Session]:

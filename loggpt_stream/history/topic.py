@@ -18,7 +18,7 @@ from loggpt_stream.history.corpus import Corpus
 from loggpt_stream.history.files import Reading
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.masks import Masks
-from loggpt_stream.lines.record import Record, UndecodableError
+from loggpt_stream.lines.record import Record, UndecodableError, arrival_s
 from loggpt_stream.lines.sessionizer import Sessionizer
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class _Gathered:
             self.reading.rejected[error.reason] += 1
             return
         for event in events:
-            closed = self.sessionizers[record.partition].add(event, record.offset, arrival_s=record.timestamp_s)
+            closed = self.sessionizers[record.partition].add(event, record.offset, arrival_s(record, time.time()))
             self.closed[record.partition] += closed
 
     def corpus(self) -> Corpus:

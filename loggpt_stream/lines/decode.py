@@ -46,7 +46,7 @@ from loggpt_stream.lines.oslo_text import (
     split_file,
     without_debug_place,
 )
-from loggpt_stream.lines.record import Event, Record, UndecodableError
+from loggpt_stream.lines.record import LATEST_S, Event, Record, UndecodableError
 
 if TYPE_CHECKING:
     from loggpt_stream.lines.oslo_text import Header
@@ -104,7 +104,9 @@ def decode(record: Record, *, pin: str | None = None) -> list[Event]:
         raise UndecodableError("null_value", "the record has no value")
     if len(record.value) > MAX_RECORD_BYTES:
         raise UndecodableError("too_long", f"{len(record.value)} bytes, and at most {MAX_RECORD_BYTES} are read")
-    envelope = Envelope("plain", record.timestamp_s, _session_header(record) if record.headers else None)
+    # Producers write what they like: beyond these no calendar goes.
+    time_s = record.timestamp_s if 0.0 <= record.timestamp_s <= LATEST_S else 0.0
+    envelope = Envelope("plain", time_s, _session_header(record) if record.headers else None)
     text = _text(record.value)
     if pin is not None:
         events = _pinned(text, envelope, pin)

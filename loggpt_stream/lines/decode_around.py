@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from loggpt_stream.lines.oslo_text import parse_time
+from loggpt_stream.lines.record import LATEST_S
 
 TEXT_KEYS: Final = ("message", "Payload", "log", "MESSAGE", "msg", "short_message", "body")
 MAX_NAME_CHARS: Final = 256
 
 _TIME_KEYS: Final = ("@timestamp", "timestamp", "Timestamp", "time", "_SOURCE_REALTIME_TIMESTAMP")
-_LATEST_S: Final = 32_503_680_000.0  # the year 3000: a larger number is in ms, µs or ns
 _NUMBER: Final = re.compile(r"\d{1,20}(?:\.\d{1,20})?", re.ASCII)
 _SERVICE_OF_FILE: Final = re.compile(r"([A-Za-z][A-Za-z0-9_-]{0,64})\.log")
 
@@ -117,7 +117,7 @@ def first_time(value: dict[str, Any], keys: tuple[str, ...], default_s: float) -
 
 def time_of(value: object) -> float | None:
     """Return epoch seconds of ISO text, or of a number (or its text) in seconds, ms, µs or ns. None if absurd."""
-    if isinstance(value, float) and 0 < value <= _LATEST_S:
+    if isinstance(value, float) and 0 < value <= LATEST_S:
         return value
     if isinstance(value, str):
         if not _NUMBER.fullmatch(value):
@@ -127,9 +127,9 @@ def time_of(value: object) -> float | None:
         return None
     time_s = float(value)
     for _ in range(3):
-        if time_s > _LATEST_S:
+        if time_s > LATEST_S:
             time_s /= 1000
-    return time_s if 0 < time_s <= _LATEST_S else None
+    return time_s if 0 < time_s <= LATEST_S else None
 
 
 def service_of(file: str) -> str | None:
@@ -180,7 +180,7 @@ def _unless_dash(text: str | None) -> str | None:
 
 def _in_year_of(near_s: float, month: str, day: str, clock: str) -> float | None:
     """Return epoch seconds of a time without year: in whichever year brings it nearest to `near_s`."""
-    if not 0 < near_s <= _LATEST_S:
+    if not 0 < near_s <= LATEST_S:
         return None
     year = datetime.fromtimestamp(near_s, UTC).year
     for each in (year, year - 1, year + 1):

@@ -6,6 +6,12 @@ Nobody changes either. They are not frozen all the same: for every line that wou
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+# Kafka is from 2011. What is stamped earlier has no timestamp (-1, by KIP-32), or seconds for milliseconds; what is
+# stamped later than the year 3000 has micro- or nanoseconds.
+_KAFKA_S: Final = 946_684_800.0
+LATEST_S: Final = 32_503_680_000.0
 
 
 @dataclass(slots=True)
@@ -65,6 +71,14 @@ class Event:
     pid: str = ""
     traceparent: str | None = None
     about_several: bool = False
+
+
+def arrival_s(record: Record, now_s: float) -> float:
+    """Return when a record came in: by its timestamp, if that can be one and is not ahead of `now_s`; else now.
+
+    A record from the future says that some clock is wrong; our own is the better guess.
+    """
+    return min(record.timestamp_s, now_s) if _KAFKA_S <= record.timestamp_s <= LATEST_S else now_s
 
 
 class UndecodableError(ValueError):

@@ -71,6 +71,8 @@ class Sessionizer:
         self.max_open_bytes = max_open_bytes
         self.fates: Counter[str] = Counter()
         self.tables = tables or Tables()
+        # Offset of the newest record of which an open session got something.
+        self.newest_line = -1
         self._masks = masks
         self._journal = journal
         # Memory of the open sessions after raw texts were dropped, while that is recent.
@@ -212,6 +214,7 @@ class Sessionizer:
 
     def _extend(self, session: Session, line: Line, text: str) -> None:
         """Give a line its continuation, as far as there is room."""
+        self.newest_line = self.tables.offset
         line.rest = line.rest or []
         if len(line.rest) < MAX_REST:
             line.rest.append((self.tables.offset, self.tables.index))
@@ -271,6 +274,7 @@ class Sessionizer:
         tables = self.tables
         line = Line(time_s, tables.offset, masked_head(event, self._masks), "", raw_text(event), tables.index)
         session.lines.append(line)
+        self.newest_line = tables.offset
         exception = tables.parents.remember(event, session).reader.exception
         if exception:
             line.tail = self._masks.mask(exception)

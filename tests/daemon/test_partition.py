@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 from loggpt_stream.daemon.alert import Judged
 from loggpt_stream.daemon.ledger import Ledger
@@ -196,6 +197,45 @@ def test_time_in_which_reading_was_paused_now_and_then_is_not_counted_but_the_re
         closed += p.tick(now_s + turn, caught_up=turn % 5 != 0, clock_speed=1)
         assert not closed or turn > 22
     assert len(closed) == 1
+
+
+def test_records_that_say_nothing_of_any_session_are_silence() -> None:
+    p = partition()
+    feed(p, line(INSTANCES[0], 10), 0)
+    now_s = START_S + 7200
+    closed = []
+    for second in range(1, 21):
+        # A dead letter, and a line of no session from a host whose clock lags.
+        p.feed(record(b'{"cut off', 2 * second), now_s + second)
+        p.feed(record(b"2026-11-23 14:08:09.000 7 INFO nova.api [-] hello", 2 * second + 1), now_s + second)
+        closed += p.tick(now_s + second, caught_up=True, clock_speed=1)
+        assert bool(closed) == (second == 20)
+
+
+def test_a_dead_letter_that_wakes_a_frozen_process_does_not_make_it_count_the_time_it_was_frozen() -> None:
+    p = partition()
+    feed(p, line(INSTANCES[0], 10), 0)
+    now_s = START_S + 7200
+    assert p.tick(now_s + 1, caught_up=True, clock_speed=1) == []
+    p.feed(record(b'{"cut off', 1), now_s + 3600)
+    assert p.tick(now_s + 3600, caught_up=True, clock_speed=1) == []
+    assert p.tick(now_s + 3600 + 18.9, caught_up=True, clock_speed=1) == []
+    assert len(p.tick(now_s + 3600 + 19, caught_up=True, clock_speed=1)) == 1
+
+
+@pytest.mark.parametrize("timestamp_s", [-0.001, 1_795_446.488, 1_795_446_488_000_000.0], ids=["none", "s", "ns"])
+def test_records_without_a_plausible_timestamp_count_as_coming_now(timestamp_s: float) -> None:
+    p, stored = partition(), []
+    # The first has no time but its record's.
+    values = f"instance {INSTANCES[2]} came".encode(), line(INSTANCES[0], 10), line(INSTANCES[1], 40)
+    for offset, value in enumerate(values):
+        stamped = replace(record(value, offset), timestamp_s=timestamp_s)
+        closed = [session.key for session in p.feed(stamped, now_s=START_S + 7200)]
+        assert closed == [[], [INSTANCES[2]], [INSTANCES[0]]][offset]
+    stored += state(p)
+    again = restored(stored)
+    assert list(again.sessionizer.tables.by_opening) == [("instance", INSTANCES[1])]
+    assert len(again.pending) == 2
 
 
 def test_wall_clock_runs_faster_where_a_replay_asks_for_it() -> None:

@@ -219,10 +219,21 @@ def test_any_record_headers(headers: list[tuple[str, bytes]]) -> None:
     check(LINE.encode(), headers=tuple(headers))
 
 
-@pytest.mark.parametrize("timestamp_s", [float("nan"), float("inf"), -1.0, 0.0, 1e300])
-def test_any_kafka_time(timestamp_s: float) -> None:
-    (event,) = of(b"<13>Nov 23 14:08:11 host x: y", timestamp_s=timestamp_s)
+@pytest.mark.parametrize("timestamp_s", [float("nan"), float("inf"), -1.0, 0.0, 1.7e12, 1.7e15, 1e300])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"<13>Nov 23 14:08:11 host x: y",
+        b"y",
+        b'{"message": "y"}',
+        b'{"levelname": "INFO", "name": "nova", "message": "y"}',
+        b'{"level": "INFO", "name": "nova", "message": "y", "hostname": "h", "pid": 7}',
+    ],
+)
+def test_any_kafka_time(value: bytes, timestamp_s: float) -> None:
+    (event,) = of(value, timestamp_s=timestamp_s)
     assert event.message == "y"
+    assert 0 <= event.time_s <= 32_503_680_000
 
 
 HOSTILE = {
