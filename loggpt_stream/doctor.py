@@ -10,7 +10,7 @@ from aiokafka.errors import BrokerResponseError, KafkaError
 from pydantic import Field
 
 from loggpt_stream.checks.cluster import check_brokers, check_permissions, check_version
-from loggpt_stream.checks.create import create_topics
+from loggpt_stream.checks.create import DEFAULT_PARTITIONS, create_topics
 from loggpt_stream.checks.group import check_group
 from loggpt_stream.checks.host import check_bundle, check_device, check_port
 from loggpt_stream.checks.topics import check_topics
@@ -101,7 +101,8 @@ async def check_kafka(settings: DoctorSettings, bundle: Bundle | None) -> AsyncI
             yield check_brokers(settings, cluster)
             yield await check_version(client)
             if settings.create_topics:
-                for created in await create_topics(client, settings, cluster, settings.partitions):
+                counts = {"input topic": settings.partitions or DEFAULT_PARTITIONS}
+                for created in await create_topics(client, settings, cluster, counts):
                     yield Finding("created", Level.OK, created)
                 cluster = await look_up(client, settings.topics().values())
             for finding in check_topics(settings, cluster, bundle):

@@ -128,7 +128,8 @@ async def _group(client: Any, settings: DaemonSettings) -> Finding:  # noqa: ANN
 
 
 async def _transaction(client: Any, settings: DaemonSettings, topics: Collection[str]) -> Finding:  # noqa: ANN401 - aiokafka is untyped
-    name = f"{settings.group}-doctor"
+    # Under the prefix of the daemon's own ids: whoever may be the daemon may be the doctor.
+    name = f"{settings.group}-{settings.input_topic}-doctor"
     try:
         node = await _coordinator(client, _TRANSACTION, name)
         answer = await _answered(client, node, InitProducerIdRequest(name, _PROBE_TIMEOUT_MS))
@@ -137,8 +138,8 @@ async def _transaction(client: Any, settings: DaemonSettings, topics: Collection
             "permissions",
             Level.FAILURE,
             f"transactional id {name} may not be used",
-            f"kafka-acls.sh: allow Write and Describe on transactional ids that begin with {settings.group} "
-            f"(--transactional-id {settings.group} --resource-pattern-type prefixed)",
+            "kafka-acls.sh: allow Write on transactional ids that begin with the group and the input topic "
+            f"(--transactional-id {settings.group}-{settings.input_topic}- --resource-pattern-type prefixed)",
         )
     identity = name, answer.producer_id, answer.producer_epoch
     if not topics:

@@ -1,4 +1,4 @@
-"""`loggpt-stream doctor --create-topics`: make the topics that are missing, as the daemon needs them."""
+"""`--create-topics` of `loggpt-stream doctor` and `route`: make the topics that are missing, as they are needed."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from loggpt_stream.daemon.topics import ANSWER_WITHIN_S, POLICY, look_up
 from loggpt_stream.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from loggpt_stream.daemon.settings import DaemonSettings
+    from loggpt_stream.daemon.member_settings import MemberSettings
     from loggpt_stream.daemon.topics import Cluster
 
 _REPLICAS: Final = 3
 _IN_SYNC: Final = 2
 _WEEK_MS: Final = 7 * 86_400_000
 _MONTH_MS: Final = 30 * 86_400_000
-_DEFAULT_PARTITIONS: Final = 4
+DEFAULT_PARTITIONS: Final = 4
 
 
-async def create_topics(client: Any, settings: DaemonSettings, cluster: Cluster, partitions: int | None) -> list[str]:  # noqa: ANN401 - aiokafka is untyped
+async def create_topics(
+    client: Any,  # noqa: ANN401 - aiokafka is untyped
+    settings: MemberSettings,
+    cluster: Cluster,
+    partitions: Mapping[str, int],
+) -> list[str]:
     """Create what is missing, wait until every broker knows it, and return a sentence for each topic.
 
     What exists is left as it is.
 
-    partitions: of the input topic, if that is missing. Raises `UserError` where the broker refuses.
+    partitions: by the topic's role, the input's among them. Raises `UserError` where the broker refuses.
     """
     wanted = list(missing_topics(settings, cluster, partitions))
     if not wanted:
@@ -47,8 +52,8 @@ async def create_topics(client: Any, settings: DaemonSettings, cluster: Cluster,
         if error not in (NoError, TopicAlreadyExistsError):
             said = f": {message[0]}" if message and message[0] else ""
             raise UserError(
-                f"topic {name} could not be created ({error.__name__}{said}): let whoever may do so run "
-                "loggpt-stream doctor --create-topics, or create it by the command that the doctor shows."
+                f"topic {name} could not be created ({error.__name__}{said}): let whoever may do so run this command, "
+                "or create it by the one of Kafka's that is shown where the topic is missing."
             )
     async with asyncio.timeout(ANSWER_WITHIN_S):
         for broker in client.cluster.brokers():
@@ -65,11 +70,11 @@ def _led(cluster: Cluster, count: int) -> bool:
     return len(cluster.topics) == count and not any(topic.leaderless for topic in cluster.topics.values())
 
 
-def missing_topics(settings: DaemonSettings, cluster: Cluster, partitions: int | None) -> Iterator[NewTopic]:
+def missing_topics(settings: MemberSettings, cluster: Cluster, partitions: Mapping[str, int]) -> Iterator[NewTopic]:
     """Yield the topics to create. Replicas and those in sync are as many as the brokers allow, up to 3 and 2."""
     replicas = min(_REPLICAS, cluster.brokers)
     source = cluster.topics.get(settings.input_topic)
-    counted = source.partitions if source else partitions or _DEFAULT_PARTITIONS
+    counted = source.partitions if source else partitions["input topic"]
     safe = {"min.insync.replicas": str(min(_IN_SYNC, replicas)), "unclean.leader.election.enable": "false"}
     for role, name in settings.topics().items():
         if name in cluster.topics or name in cluster.hidden:
@@ -80,5 +85,6 @@ def missing_topics(settings: DaemonSettings, cluster: Cluster, partitions: int |
         else:
             kept_ms = _MONTH_MS if role in ("alert topic", "dead letter topic") else _WEEK_MS
             configs = {POLICY: "delete", "retention.ms": str(kept_ms)}
-        shared = counted if role in ("input topic", "state topic") else min(counted, _DEFAULT_PARTITIONS)
-        yield NewTopic(name, shared, replicas, topic_configs={**configs, **safe, "max.message.bytes": "1048588"})
+        own = counted if role in ("input topic", "state topic") else min(counted, DEFAULT_PARTITIONS)
+        count = partitions.get(role, own)
+        yield NewTopic(name, count, replicas, topic_configs={**configs, **safe, "max.message.bytes": "1048588"})

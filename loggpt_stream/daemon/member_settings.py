@@ -42,5 +42,5 @@ class MemberSettings(Settings):
         """Return the topics by what they are for."""
 
     @abstractmethod
-    def creation(self) -> str:
-        """Return the command of ours that creates missing topics, "" where there is none."""
+    def creation(self, role: str) -> str:
+        """Return the command of ours that creates the missing topic of a role, as `topics` names it."""

@@ -71,6 +71,6 @@ class DaemonSettings(MemberSettings):
         }
         return {role: name for role, name in named.items() if name}
 
-    def creation(self) -> str:
-        """Return the command of ours that creates missing topics."""
-        return "loggpt-stream doctor --create-topics"
+    def creation(self, role: str) -> str:
+        """Return the command of ours that creates a missing topic."""
+        return "loggpt-stream doctor --create-topics" + " --partitions N" * (role == "input topic")

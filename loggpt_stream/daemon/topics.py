@@ -157,16 +157,14 @@ def must_hold(settings: MemberSettings, cluster: Cluster) -> Iterator[Finding]:
 
 
 def _creation(settings: MemberSettings, role: str, name: str, cluster: Cluster) -> str:
-    ours = settings.creation()
     told = f"kafka-topics.sh --bootstrap-server {settings.kafka.bootstrap} --create --topic {name}"
     if role in ("input topic", "output topic"):
-        ours += " --partitions N" * bool(ours)
         told += " --partitions N"
     if role == "state topic":
         source = cluster.topics.get(settings.input_topic)
         count = source.partitions if source else "AS_MANY_AS_THE_INPUT"
         told += f" --partitions {count} --config {POLICY}=compact"
-    return f"{ours} with the same settings, or {told}" if ours else told
+    return f"{settings.creation(role)} with the same settings, or {told}"
 
 
 def _state_fits(settings: MemberSettings, cluster: Cluster) -> Iterator[Finding]:

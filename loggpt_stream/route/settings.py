@@ -42,6 +42,6 @@ class RouteSettings(MemberSettings):
         """Return the topics by what they are for."""
         return {"input topic": self.input_topic, "state topic": self.state_topic, "output topic": self.output_topic}
 
-    def creation(self) -> str:
-        """Return "": topics are created by Kafka's own command."""
-        return ""
+    def creation(self, role: str) -> str:
+        """Return the command of ours that creates a missing topic."""
+        return "loggpt-stream route --create-topics" + " --partitions N" * (role == "output topic")
