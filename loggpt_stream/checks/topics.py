@@ -78,16 +78,20 @@ def _configured(settings: DaemonSettings, role: str, topic: Topic, bundle: Bundl
         )
 
 
-def _durable(settings: DaemonSettings, role: str, topic: Topic) -> Iterator[Finding]:
-    configs = topic.configs or {}
-    in_sync = int(configs.get("min.insync.replicas", "1"))
-    if configs.get("unclean.leader.election.enable", "false") != "false":
+def _clean(settings: DaemonSettings, role: str, topic: Topic) -> Iterator[Finding]:
+    if (topic.configs or {}).get("unclean.leader.election.enable", "false") != "false":
         yield Finding(
             role,
             Level.FAILURE,
             f"{topic.name} has unclean.leader.election.enable=true: what was committed may be lost in silence",
             alter_config(settings, topic.name, "unclean.leader.election.enable=false"),
         )
+
+
+def _durable(settings: DaemonSettings, role: str, topic: Topic) -> Iterator[Finding]:
+    configs = topic.configs or {}
+    in_sync = int(configs.get("min.insync.replicas", "1"))
+    yield from _clean(settings, role, topic)
     if in_sync > topic.replicas:
         yield Finding(
             role,
@@ -128,6 +132,15 @@ def _compactable(settings: DaemonSettings, topic: Topic) -> Iterator[Finding]:
 
 def _input(settings: DaemonSettings, topic: Topic, bundle: Bundle | None) -> Iterator[Finding]:
     configs = topic.configs or {}
+    yield from _clean(settings, "input topic", topic)
+    kept_bytes = int(configs.get("retention.bytes", "-1"))
+    if kept_bytes >= 0:
+        yield Finding(
+            "input topic",
+            Level.WARNING,
+            f"{topic.name} keeps at most {size(kept_bytes)} a partition: under load that may be gone in an outage",
+            alter_config(settings, topic.name, "retention.bytes=-1") + ", or see that it lasts for a day at least",
+        )
     if "compact" in configs.get(POLICY, ""):
         yield Finding(
             "input topic",

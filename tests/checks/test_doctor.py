@@ -211,6 +211,8 @@ async def test_a_missing_state_topic_is_created_with_the_partitions_of_the_input
         ("input", "retention.ms=600000", "FAIL", "for 10 min and a session may last 6 h", "retention.ms=604800000"),
         ("input", "retention.ms=30000000", "warn", "for 8.33 h: after a longer outage", "retention.ms=604800000"),
         ("input", "cleanup.policy=compact", "FAIL", "only the last stays", "cleanup.policy=delete"),
+        ("input", "unclean.leader.election.enable=true", "FAIL", "lost in silence", "enable=false"),
+        ("input", "retention.bytes=104857600", "warn", "at most 100 MiB a partition", "retention.bytes=-1"),
     ],
 )
 async def test_a_topic_with_a_wrong_configuration_is_found_with_the_command_that_mends_it(
@@ -415,7 +417,9 @@ async def test_what_we_may_not_do_is_found_with_the_right_to_grant(
         assert told.level("dead letter topic", "may not describe", "allow Describe") == "FAIL"
         assert told.level("input", "may not be read", "allow Read") == "FAIL"
         assert "may not describe it" in (await refusal(set_up.settings) or "")
-        await asyncio.to_thread(deny, kafka.bootstrap, "transactional_id", f"{set_up.group}-doctor", "write")
+        await asyncio.to_thread(
+            deny, kafka.bootstrap, "transactional_id", f"{set_up.group}-{set_up.input}-doctor", "write"
+        )
         told = await examine(set_up, capsys)
         assert told.level("permissions", "transactional id", f"--transactional-id {set_up.group}") == "FAIL"
 
