@@ -3,9 +3,12 @@
 #
 #   PRINCIPAL=User:loggpt  BOOTSTRAP=broker:9092  COMMAND_CONFIG=admin.properties  deploy/kafka/acls.sh run
 #
-# run            the daemon, `loggpt-stream run`
-# route          the stage that keys the input by session, `loggpt-stream route`
-# create-topics  `loggpt-stream doctor --create-topics`, for whoever sets up; take the rights back after that
+# run                  the daemon, `loggpt-stream run`
+# doctor               what `loggpt-stream doctor` sees more with, for the same user
+# dead-letters         `loggpt-stream dead-letters`, for an operator: another user than the daemon's
+# route                the stage that keys the input by session, `loggpt-stream route`
+# create-topics        `loggpt-stream doctor --create-topics`, for whoever sets up; take the rights back after that
+# create-route-topics  `loggpt-stream route --create-topics`, likewise
 #
 # Topics and groups have the daemon's defaults and are changed by the variables below. DRY_RUN=1 shows the commands
 # only. What Kafka implies is left out: Read and Write imply Describe, and a transaction needs no IdempotentWrite.
@@ -39,6 +42,12 @@ allow_exactly_once() {
     allow --operation Write --transactional-id "$3-$1-" --resource-pattern-type prefixed
 }
 
+allow_creating() {
+    for topic in "$@"; do
+        allow --operation Create --operation Describe --operation DescribeConfigs --topic "$topic"
+    done
+}
+
 case "${1:-}" in
 run)
     allow_exactly_once "$INPUT_TOPIC" "$STATE_TOPIC" "$GROUP"
@@ -46,14 +55,25 @@ run)
         allow --operation Write --topic "$topic"
     done
     ;;
+doctor)
+    for topic in "$INPUT_TOPIC" "$ALERT_TOPIC" "$DEAD_LETTER_TOPIC" ${SCORE_TOPIC:+"$SCORE_TOPIC"}; do
+        allow --operation DescribeConfigs --topic "$topic"
+    done
+    ;;
+dead-letters)
+    allow --operation Read --operation Write --topic "$DEAD_LETTER_TOPIC"
+    allow --operation Write --topic "$INPUT_TOPIC"
+    allow --operation Write --transactional-id "$GROUP-$INPUT_TOPIC-reinject"
+    ;;
 route)
     allow_exactly_once "$RAW_TOPIC" "$ROUTE_STATE_TOPIC" "$ROUTE_GROUP"
     allow --operation Write --topic "$INPUT_TOPIC"
     ;;
 create-topics)
-    for topic in "$INPUT_TOPIC" "$STATE_TOPIC" "$ALERT_TOPIC" "$DEAD_LETTER_TOPIC" ${SCORE_TOPIC:+"$SCORE_TOPIC"}; do
-        allow --operation Create --operation Describe --operation DescribeConfigs --topic "$topic"
-    done
+    allow_creating "$INPUT_TOPIC" "$STATE_TOPIC" "$ALERT_TOPIC" "$DEAD_LETTER_TOPIC" ${SCORE_TOPIC:+"$SCORE_TOPIC"}
+    ;;
+create-route-topics)
+    allow_creating "$RAW_TOPIC" "$ROUTE_STATE_TOPIC" "$INPUT_TOPIC"
     ;;
 *)
     sed -n '2,/^set -eu/{/^#/!d;s/^# \{0,1\}//;p;}' "$0" >&2

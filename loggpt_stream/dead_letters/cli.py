@@ -60,10 +60,10 @@ Write dead letters back to the topic that they came from, for the daemon to read
 
 Each is put back exactly once, however often this is run and whatever interrupts it: record and the mark that it was put
 back (a record in the dead letter topic, header loggpt_reinjected) are one transaction, with the transactional id
-GROUP-reinject. It gets its old partition, key, timestamp and headers, and loggpt_reinjected_from with the place of the
-dead letter. A record that fails again is a new dead letter with that header, shown by `list`; it is passed over unless
---again is given, so that nothing goes in circles. The daemon reads it where it stands now: if its session has closed
-meanwhile, the line makes a session of its own.
+GROUP-INPUT_TOPIC-reinject. It gets its old partition, key, timestamp and headers, and loggpt_reinjected_from with the
+place of the dead letter. A record that fails again is a new dead letter with that header, shown by `list`; it is passed
+over unless --again is given, so that nothing goes in circles. The daemon reads it where it stands now: if its session
+has closed meanwhile, the line makes a session of its own.
 
 Refused, and said so: a record that was cut (it was larger than a dead letter may be), one without a value, one that
 came from another topic than --input-topic. Exits with 1 where one was refused."""

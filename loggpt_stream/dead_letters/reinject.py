@@ -54,7 +54,7 @@ async def reinject(settings: DaemonSettings, selection: Selection, *, again: boo
         return await _put_back(None, settings, selection, again=again)
     producer = AIOKafkaProducer(
         **settings.kafka.client_options(),
-        transactional_id=f"{settings.group}-reinject",
+        transactional_id=f"{settings.group}-{settings.input_topic}-reinject",
         transaction_timeout_ms=round(_TRANSACTION_S * 1000),
         acks="all",
         compression_type="zstd",

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 PASSWORDS = {"plain-user": "plain-hunter2", "scram-user": "scram-hunter2", "limited": "limited-hunter2"}
 # Each has rights by one test's ACLs only.
-PASSWORDS |= {user: f"{user}-hunter2" for user in ("run-user", "route-user", "doctor-user")}
+PASSWORDS |= {
+    user: f"{user}-hunter2" for user in ("run-user", "route-user", "doctor-user", "letters-user", "setup-user")
+}
 
 
 @pytest.fixture(scope="session")

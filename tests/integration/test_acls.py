@@ -8,7 +8,7 @@ import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -30,6 +30,16 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # exported all
 )
 from pydantic import SecretStr
 
+from loggpt_stream.checks.create import create_topics
+from loggpt_stream.daemon.compose import DEAD_LETTER_BYTES, dead_letter
+from loggpt_stream.daemon.partition import Rejected
+from loggpt_stream.daemon.settings import DaemonSettings
+from loggpt_stream.daemon.topics import Level, kafka_client, look_up
+from loggpt_stream.dead_letters.letters import Done, Selection, read_letters
+from loggpt_stream.dead_letters.reinject import reinject
+from loggpt_stream.doctor import DoctorSettings, check_kafka
+from loggpt_stream.lines.record import Record, UndecodableError
+from loggpt_stream.route.settings import RouteSettings
 from loggpt_stream.settings import KafkaSettings
 from tests.integration.conftest import PASSWORDS
 from tests.kafka_server import create_topic, unique_name
@@ -44,6 +54,7 @@ RESOURCES = {
     "--transactional-id": ResourceType.TRANSACTIONAL_ID,
 }
 REFUSED_WITHIN_S = 30
+Daemons = TypeVar("Daemons", bound=DaemonSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +84,18 @@ class Names:
             "ROUTE_STATE_TOPIC": self.state,
             "ROUTE_GROUP": self.group,
         }
+
+    def daemon(self, settings: type[Daemons], kafka: KafkaSettings) -> Daemons:
+        """Return settings of the daemon, or such that are based on them."""
+        return settings(
+            kafka=kafka,
+            input_topic=self.input,
+            alert_topic=self.alerts,
+            dead_letter_topic=self.dead_letters,
+            state_topic=self.state,
+            score_topic=self.scores,
+            group=self.group,
+        )
 
     def topics(self) -> list[str]:
         return [self.input, self.alerts, self.dead_letters, self.state, self.scores]
@@ -120,7 +143,7 @@ async def grant(server: KafkaServer, program: str, user: str, names: Names) -> N
     """Make the ACLs of the script and wait until the broker knows them."""
     principal = f"User:{user}"
     variables = names.variables()
-    if program == "route":
+    if "route" in program:
         variables["INPUT_TOPIC"] = names.alerts  # it writes what the daemon reads
     wanted = [acl for words in commands(program, principal, variables) for acl in bindings(words)]
     admin = AdminClient({"bootstrap.servers": server.bootstrap})
@@ -141,8 +164,8 @@ async def grant(server: KafkaServer, program: str, user: str, names: Names) -> N
             await asyncio.sleep(0.1)
 
 
-def login(server: KafkaServer, user: str) -> dict[str, Any]:
-    """Return the client options of a user without any right of its own."""
+def settings_of(server: KafkaServer, user: str) -> KafkaSettings:
+    """Return how a user without any right of its own logs in."""
     assert server.security is not None
     return KafkaSettings(
         bootstrap=server.security.bootstrap("TLS"),
@@ -151,14 +174,20 @@ def login(server: KafkaServer, user: str) -> dict[str, Any]:
         username=user,
         password=SecretStr(PASSWORDS[user]),
         ca_file=server.security.authority.certificate,
-    ).client_options()
+    )
+
+
+def login(server: KafkaServer, user: str) -> dict[str, Any]:
+    """Return the client options of such a user."""
+    return settings_of(server, user).client_options()
 
 
 async def granted(server: KafkaServer, program: str, user: str) -> tuple[Names, dict[str, Any]]:
     """Return fresh topics, the input with a record, on which `user` has the rights of `program`; and its options."""
     names = Names.fresh()
     for topic in names.topics():
-        await create_topic(server.bootstrap, topic)
+        configs = {"cleanup.policy": "compact"} if topic == names.state else {}
+        await create_topic(server.bootstrap, topic, configs=configs)
     async with AIOKafkaProducer(bootstrap_servers=server.bootstrap) as producer:
         await producer.send_and_wait(names.input, b"line")
         await producer.send_and_wait(names.alerts, b"not for you")
@@ -182,7 +211,7 @@ async def exactly_once(names: Names, client: dict[str, Any], outputs: list[str])
         assert (await consumer.getone()).value == b"line"
         async with producer.transaction():
             for topic in (*outputs, names.state):
-                await producer.send_and_wait(topic, b"done", partition=0)
+                await producer.send_and_wait(topic, b"done", b"key", partition=0)
             await producer.send_offsets_to_transaction({TopicPartition(names.input, 0): 1}, names.group)
         await consumer.commit({TopicPartition(names.input, 0): 1})
     state = AIOKafkaConsumer(**client, isolation_level="read_committed", auto_offset_reset="earliest")
@@ -241,6 +270,34 @@ async def test_the_daemon_has_what_it_needs_and_nothing_else(secure_kafka: Kafka
     assert await creation(client, unique_name("new")) == [TopicAuthorizationFailedError.errno]
 
 
+async def test_as_the_daemons_user_the_doctor_finds_no_right_missing(secure_kafka: KafkaServer) -> None:
+    names, _ = await granted(secure_kafka, "run", "run-user")
+    settings = names.daemon(DoctorSettings, settings_of(secure_kafka, "run-user"))
+    found = [each async for each in check_kafka(settings, None)]
+    assert [each for each in found if each.level is Level.FAILURE] == []
+    unseen = [each.check for each in found if "may not be seen" in each.found]
+    assert unseen == ["input topic", "alert topic", "dead letter topic", "score topic"]
+    await grant(secure_kafka, "doctor", "run-user", names)
+    found = [each async for each in check_kafka(settings, None)]
+    assert [each for each in found if each.level is Level.FAILURE or "may not" in each.found] == []
+
+
+async def test_dead_letters_can_be_read_and_put_back_by_a_user_of_their_own(secure_kafka: KafkaServer) -> None:
+    names, client = await granted(secure_kafka, "dead-letters", "letters-user")
+    rejected = Rejected(Record(b"", names.input, 0, 7, 1_795_442_888.0), UndecodableError("other_shape", "by a test"))
+    letter = dead_letter(rejected, DEAD_LETTER_BYTES)
+    async with AIOKafkaProducer(bootstrap_servers=secure_kafka.bootstrap) as producer:
+        await producer.send_and_wait(names.dead_letters, letter.value, letter.key, headers=list(letter.headers))
+    settings = names.daemon(DaemonSettings, settings_of(secure_kafka, "letters-user"))
+    read = [each async for each in read_letters(settings.kafka, names.dead_letters, Done())]
+    assert [each.reason for each in read] == ["other_shape"]
+    outcome = await reinject(settings, Selection(), again=False, dry_run=False)
+    assert outcome.put_back == 1
+    await refused_reading(client, names.input)
+    await refused_writing(client, names.alerts)
+    await refused_identity(client, f"{names.group}-{names.input}-0")
+
+
 async def test_route_has_what_it_needs_and_nothing_else(secure_kafka: KafkaServer) -> None:
     names, client = await granted(secure_kafka, "route", "route-user")
     await exactly_once(names, client, [names.alerts])
@@ -260,6 +317,27 @@ async def test_who_creates_topics_can_create_these_and_neither_read_nor_write(se
     assert await creation(client, unique_name("other")) == [TopicAuthorizationFailedError.errno]
     await refused_writing(client, names.alerts)
     await refused_reading(client, names.input)
+
+
+async def test_who_creates_the_routers_topics_can_create_these_and_nothing_else(secure_kafka: KafkaServer) -> None:
+    names, kafka = Names.fresh(), settings_of(secure_kafka, "setup-user")
+    await grant(secure_kafka, "create-route-topics", "setup-user", names)
+    settings = RouteSettings(
+        kafka=kafka, input_topic=names.input, output_topic=names.alerts, state_topic=names.state, group=names.group
+    )
+    async with kafka_client(kafka) as client:
+        cluster = await look_up(client, settings.topics().values())
+        counts = {"input topic": 1, "output topic": 3}
+        assert len(await create_topics(client, settings, cluster, counts)) == 3
+        there = await look_up(client, settings.topics().values())
+    assert {name: topic.partitions for name, topic in there.topics.items()} == {
+        names.input: 1,
+        names.alerts: 3,
+        names.state: 1,
+    }
+    assert await creation(login(secure_kafka, "setup-user"), unique_name("other")) == [
+        TopicAuthorizationFailedError.errno
+    ]
 
 
 async def test_without_rights_nothing_goes(secure_kafka: KafkaServer) -> None:
