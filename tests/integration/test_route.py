@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaProducer
 
 from benchmarks.route_sessions import recorded
 from loggpt_stream.daemon.transactions import partition_of
+from loggpt_stream.route.cli import main
 from tests.daemon_process import DaemonProcess, RouteProcess, Topics, produce, read_all
 from tests.kafka_server import create_topic, unique_name
 from tests.tiny_bundle import tiny_bundle
@@ -85,6 +86,25 @@ def instance_line(second: int, instance: str, message: str) -> bytes:
 def assert_each_once(records: Sequence[Any], count: int, *, partition: int = 0) -> None:
     found = Counter(offset for number, offset in map(origin, records) if number == partition)
     assert found == Counter(range(count))
+
+
+async def test_missing_topics_are_created_once_and_then_it_starts(
+    kafka: KafkaServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topics = Routed(kafka.bootstrap, *(unique_name(stem) for stem in ("raw", "routed", "route-state", "route")))
+    create = [*topics.flags(), "--create-topics", "--partitions", "3"]
+    assert await asyncio.to_thread(main, create) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(", 1 replica")[0] for line in told] == [
+        f"{topics.raw}: 1 partition(s)",
+        f"{topics.state}: 1 partition(s)",
+        f"{topics.output}: 3 partition(s)",
+    ]
+    assert await asyncio.to_thread(main, create) == 0
+    assert capsys.readouterr().out == "every topic is there\n"
+    with RouteProcess(tmp_path, topics.flags()) as router:
+        await router.ready()
+        assert await router.terminate() == 0
 
 
 async def test_records_go_out_as_they_came_with_the_key_of_their_session(kafka: KafkaServer, tmp_path: Path) -> None:
@@ -297,4 +317,5 @@ async def test_missing_topics_are_refused_with_the_command_that_makes_them(kafka
         assert await asyncio.to_thread(route.process.wait, 60) == 2
         said = route.log_path.read_text()
     assert "output topic: nowhere does not exist" in said
+    assert "loggpt-stream route --create-topics --partitions N with the same settings, or " in said
     assert f"kafka-topics.sh --bootstrap-server {kafka.bootstrap} --create --topic nowhere" in said
