@@ -64,7 +64,7 @@ class RawLines:
             async with asyncio.timeout(self._within_s), self._lock:
                 reading = True
                 await self._read(where, offsets, events)
-        except (KafkaError, OSError, TimeoutError) as error:
+        except (KafkaError, OSError, TimeoutError, UnicodeDecodeError) as error:
             log.warning("raw_lines_not_read", partition=partition, lines=len(missing), error=repr(error))
             if reading:
                 self._drop()

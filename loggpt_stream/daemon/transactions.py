@@ -107,11 +107,7 @@ class TransactionalLog:
 
     async def commit(self, outgoing: Iterable[Outgoing | Bulk]) -> None:
         """Write all of it, or nothing. Raises `KafkaError` or `OSError`: then nobody knows which of the two."""
-        try:
-            await self._commit(outgoing)
-        except (AssertionError, IllegalOperation) as error:
-            # aiokafka says so of a producer that failed between two transactions.
-            raise KafkaError(f"the producer is of no more use: {error!r}") from error
+        await self._commit(outgoing)
 
     async def close(self) -> None:
         """Let go of the producer; an open transaction is left to the next owner, or to its time limit."""
@@ -122,9 +118,20 @@ class TransactionalLog:
     async def _barrier(self) -> Any:  # noqa: ANN401 - aiokafka is untyped
         barrier = Outgoing(self._state.topic, Message(BARRIER, uuid.uuid4().bytes, ()), self._state.partition)
         (written,) = await self._commit([barrier])
+        if written.offset < 0:
+            # aiokafka takes a batch that the broker has already for written, and may not know where.
+            raise KafkaError("it is not known where the barrier stands")
         return written
 
     async def _commit(self, outgoing: Iterable[Outgoing | Bulk]) -> list[Any]:
+        try:
+            return await self._write(outgoing)
+        except (AssertionError, IllegalOperation) as error:
+            # aiokafka says so of a producer that failed between two transactions, and of a partition that is not there:
+            # the input was given more partitions than the state topic has, which the next start is refused for.
+            raise KafkaError(f"the producer is of no more use: {error!r}") from error
+
+    async def _write(self, outgoing: Iterable[Outgoing | Bulk]) -> list[Any]:
         await self._producer.begin_transaction()
         sent = []
         for each in outgoing:

@@ -145,7 +145,7 @@ async def test_case_02_a_kill_at_every_await_of_commit_and_restore(bench: Bench)
 
 async def test_case_03_a_daemon_stopped_past_the_session_timeout_commits_nothing_when_it_wakes(bench: Bench) -> None:
     # Each second one stops between two steps of a transaction.
-    size = Size(rounds=2, minutes=0, points=r"TransactionalLog\._commit")
+    size = Size(rounds=2, minutes=0, points=r"TransactionalLog\._write")
     outcome = await scenarios.zombies(bench, chance(3), size)
     assert outcome.verdict.ok, outcome.verdict.text()
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from tests.daemon_process import DaemonProcess, Topics, produce, read_all, with_fault
 from tests.kafka_server import create_topic, unique_name
@@ -321,3 +323,40 @@ async def test_sigterm_ends_in_time_in_the_middle_of_a_rebalance(
         await joining
         await asyncio.gather(other.stop(), third.stop())
     assert code == 0
+
+
+class NoText(str):
+    """A header name as librdkafka's users may write one; aiokafka's own builder encodes it."""
+
+    __slots__ = ()
+
+    def encode(self, *_: object) -> bytes:
+        return b"\xff\xfe"
+
+
+async def test_a_header_name_that_is_no_text_is_refused_with_its_place_and_read_past_once_it_is_deleted(
+    kafka: KafkaServer, bundle: Bundle, tmp_path: Path
+) -> None:
+    topics = await Topics.create(kafka.bootstrap)
+    await produce(kafka.bootstrap, topics.input, [line(1, 0)])
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        batch = producer.create_batch()
+        # The compiled one takes no such name.
+        batch._builder = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, -1, 16_384)
+        assert batch.append(timestamp=None, key=None, value=line(1, 1), headers=[(NoText("x"), b"")]) is not None
+        batch.close()
+        await (await producer.send_batch(batch, topics.input, partition=0))
+    await produce(kafka.bootstrap, topics.input, ended(3, from_second=2))
+    flags = [*topics.flags(), "--bundle", str(bundle.path), "--clock-speed", "1e-6"]
+    with DaemonProcess(tmp_path, flags) as daemon:
+        assert await asyncio.to_thread(daemon.process.wait, 60) == 2
+        said = daemon.log_path.read_text()
+    assert "header whose name is not UTF-8" in said
+    assert "0 offset " in said
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    await admin.delete_records({TopicPartition(topics.input, 0): RecordsToDelete(before_offset=2)})
+    await admin.close()
+    with DaemonProcess(tmp_path, flags) as daemon:
+        await daemon.reached("loggpt_sessions_scored_total", 3)
+        assert await daemon.metric("loggpt_records_lost_total") >= 1
