@@ -15,8 +15,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import KafkaError
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
+from loggpt_stream.daemon.transactions import TransactionalLog
 from tests.daemon_process import DaemonProcess, Topics, produce, read_all, with_fault
 from tests.kafka_server import create_topic, unique_name
 from tests.tiny_bundle import tiny_bundle
@@ -360,3 +362,16 @@ async def test_a_header_name_that_is_no_text_is_refused_with_its_place_and_read_
     with DaemonProcess(tmp_path, flags) as daemon:
         await daemon.reached("loggpt_sessions_scored_total", 3)
         assert await daemon.metric("loggpt_records_lost_total") >= 1
+
+
+async def test_a_partition_that_the_state_topic_lacks_is_a_failure_like_any_other(kafka: KafkaServer) -> None:
+    topics = await Topics.create(kafka.bootstrap)
+    identity = unique_name("identity")
+    log = TransactionalLog(
+        TopicPartition(topics.state, 1),
+        lambda: AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=identity),
+        lambda: None,
+    )
+    with pytest.raises(KafkaError, match="Unrecognized partition"):
+        await log.take_over()
+    await log.close()
