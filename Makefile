@@ -67,7 +67,7 @@ report: .venv/.ready
 test: export OMP_NUM_THREADS ?= 1
 test: export HF_HUB_OFFLINE = 1
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90 $(ARGS)
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

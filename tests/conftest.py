@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 _BROKER_LOG_LINES = 40
+_LONGEST = (
+    "test_thirteen_cases.py",
+    "test_limits.py",
+    "test_daemon.py",
+    "test_diagnosis.py",
+    "test_route.py",
+    "test_demo.py",
+    "test_simulation.py",
+    "test_doctor.py",
+    "test_cli.py",
+    "test_no_secret_shown.py",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -57,10 +69,14 @@ def kafka(kafka_programs: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a broker, so that `-m "not kafka"` leaves it out."""
+    """Mark what needs a broker, so that `-m "not kafka"` leaves it out; and put the files that take longest first.
+
+    A file's tests run in one process: one that takes minutes and comes last would leave the others idle.
+    """
     for item in items:
         if isinstance(item, pytest.Function) and "kafka_programs" in item.fixturenames:
             item.add_marker(pytest.mark.kafka)
+    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
 
 
 @pytest.hookimpl(wrapper=True)
