@@ -48,7 +48,7 @@ faults: .venv/.ready
 
 faults-quick: export OMP_NUM_THREADS ?= 1
 faults-quick: .venv/.ready
-	$(BIN)/python -m pytest --durations=25 tests/faults/test_thirteen_cases.py $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=25 tests/faults/test_cases_*.py $(ARGS)
 
 histories: .venv/.ready
 	@exec $(BIN)/python -m faults.simulation $(or $(ARGS),--histories 1000000)

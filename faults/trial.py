@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import attrgetter
 from subprocess import TimeoutExpired
 from typing import TYPE_CHECKING, Final, Self
 
@@ -18,7 +19,7 @@ from tests.daemon_process import DaemonProcess, Topics, with_fault
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
     from pathlib import Path
 
     from faults.cluster import Cluster
@@ -206,8 +207,11 @@ class Trial:
             await self._input
         await self._workload.close()
 
-    async def verdict(self) -> Verdict:
-        """End the input, let one daemon more finish what is left, end all, and return the oracle's verdict."""
+    async def verdict(self, awaited: Callable[[Verdict], bool] = attrgetter("ok")) -> Verdict:
+        """End the input, let one daemon more finish what is left, end all, and return the oracle's verdict.
+
+        awaited: what it has to fulfil to be looked at no longer.
+        """
         await self.finish_input()
         for daemon in self.daemons:
             daemon.process.send_signal(signal.SIGCONT)
@@ -228,7 +232,7 @@ class Trial:
         deadline_s = time.monotonic() + _MARKERS_WITHIN_S
         while True:
             told = judge(expected, await asyncio.to_thread(published, topics))
-            if told.ok or time.monotonic() > deadline_s:
+            if awaited(told) or time.monotonic() > deadline_s:
                 break
             await asyncio.sleep(2.0)
         if self.wrong:

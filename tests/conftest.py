@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 _BROKER_LOG_LINES = 40
 _LONGEST = (
-    "test_thirteen_cases.py",
+    "test_cases_06_to_13.py",
+    "test_cases_01_to_05.py",
     "test_limits.py",
     "test_daemon.py",
     "test_diagnosis.py",

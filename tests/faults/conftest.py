@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
+from faults.cluster import cluster
+from faults.trial import Bench
 from faults.zygote import Zygote
 from tests.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from loggpt_stream.model.bundle import Bundle
 
@@ -25,3 +28,13 @@ def zygote() -> Iterator[Zygote]:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Every session is above the threshold: each one yields an alert."""
     return tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle", steps=5, alert_share=1.0)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def bench(
+    kafka_programs: None, tmp_path_factory: pytest.TempPathFactory, zygote: Zygote, bundle: Bundle
+) -> AsyncIterator[Bench]:
+    del kafka_programs
+    folder = tmp_path_factory.mktemp("cases")
+    async with cluster(folder / "kafka") as brokers:
+        yield Bench(folder, brokers, zygote, bundle)

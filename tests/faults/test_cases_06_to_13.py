@@ -1,13 +1,11 @@
-"""The thirteen fault cases of the delivery design, each by its number, on three real brokers with real daemons.
+"""Of the thirteen fault cases of the delivery design those of connections, records, time, scorer and state.
 
-Every case ends with the oracle: an offline pass over the same input beside a `read_committed` reading of what was
-published. They are small here; `make faults` runs the same at length, and its results are in docs/reports.
+As in test_cases_01_to_05.py: three real brokers, real daemons, and the oracle at the end of each.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,43 +17,25 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from faults import scenarios
-from faults.cluster import cluster
-from faults.failpoints import enumerate_points, package_targets
 from faults.oracle import expect, judge, published, read_committed, settled
-from faults.scenarios import Size, die_at
+from faults.scenarios import Size
 from faults.trial import Bench, Trial, trial
 from loggpt_stream.daemon.ledger import Ledger
 from loggpt_stream.model.bundle import save_bundle, save_calibrated
+from tests.faults.chance import chance
 from tests.kafka_server import create_topic
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from faults.failpoints import When
-    from faults.zygote import Zygote
+    from faults.oracle import Verdict
     from loggpt_stream.lines.record import Record
-    from loggpt_stream.model.bundle import Bundle
     from tests.daemon_process import DaemonProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 VM = "0000000a-0000-4000-8000-00000000000a"
-SEED = 20_261_126
-
-
-def chance(case: int) -> random.Random:
-    return random.Random(SEED + case)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def bench(
-    kafka_programs: None, tmp_path_factory: pytest.TempPathFactory, zygote: Zygote, bundle: Bundle
-) -> AsyncIterator[Bench]:
-    del kafka_programs
-    folder = tmp_path_factory.mktemp("cases")
-    async with cluster(folder / "kafka") as brokers:
-        yield Bench(folder, brokers, zygote, bundle)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -96,72 +76,6 @@ async def exits(daemon: DaemonProcess, code: int, *words: str) -> None:
     log = daemon.log_path.read_text()
     for each in words:
         assert each in log
-
-
-async def test_case_01_kill_9_at_random_moments(bench: Bench) -> None:
-    outcome = await scenarios.kill9(bench, chance(1), Size(rounds=3, minutes=0))
-    assert outcome.verdict.ok, outcome.verdict.text()
-    assert outcome.faults["kill -9"] == 3
-
-
-# Where no life of a healthy daemon among healthy brokers comes by, and why.
-_UNREACHED = {
-    "Owner.take_over:2:await self._log.confirm()": "only where the state looks damaged",
-    "TransactionalLog.confirm:1:await self._barrier()": "the same",
-    "await self._program.end_of_topic(partition)": "only where a topic was made anew",
-    "await self._pause(pause_s)": "only after a failure, or where the group has given the partition away",
-    "await self._end_again(where, position, end)": "only where a topic was made anew",
-    "await self._send_bulk(each)": "of the router, whose own tests kill it",
-    "await self._producer.partitions_for(bulk.topic)": "the same",
-    "await self._producer.send_batch(batch, bulk.topic, partition=place)": "the same",
-}
-_MODULES = ("owner", "transactions", "tenure", "ledger", "compose", "raw_lines")
-_FUNCTIONS = ("begin", "_find_position", "_is_another_topic", "owner", "timestamp_ms")
-_NOT_OF_COMMIT = ("stop_client", "_cut_off", "_bounded", "Tenure._pause", "Tenure._due")
-
-
-def points_of_commit_and_restore() -> list[str]:
-    """Return every await of what commits and restores, as it stands in the source."""
-    found = []
-    for point in enumerate_points(package_targets("loggpt_stream.daemon")):
-        module, function, *_ = point.removeprefix("loggpt_stream.daemon.").split(":")
-        named = module in _MODULES or function.partition(".")[2].partition(".")[0] in _FUNCTIONS
-        if named and not any(function.startswith(each) for each in _NOT_OF_COMMIT):
-            found.append(point)
-    return found
-
-
-async def test_case_02_a_kill_at_every_await_of_commit_and_restore(bench: Bench) -> None:
-    points = points_of_commit_and_restore()
-    assert {name for name in _UNREACHED if not any(point.endswith(name) for point in points)} == set()
-    wanted: list[tuple[str, When]] = [(point, "before") for point in points if not point.endswith(tuple(_UNREACHED))]
-    assert len(wanted) > 40
-    outcome = await die_at(bench, chance(2), Size(0, 0), wanted)
-    assert outcome.verdict.ok, outcome.verdict.text()
-    # A new await that no daemon comes by is a hole in this test: say above why that is so, or change the test.
-    assert outcome.unreached == []
-
-
-async def test_case_03_a_daemon_stopped_past_the_session_timeout_commits_nothing_when_it_wakes(bench: Bench) -> None:
-    # Each second one stops between two steps of a transaction.
-    size = Size(rounds=2, minutes=0, points=r"TransactionalLog\._write")
-    outcome = await scenarios.zombies(bench, chance(3), size)
-    assert outcome.verdict.ok, outcome.verdict.text()
-
-
-async def test_case_04_brokers_are_restarted_one_after_the_other(bench: Bench) -> None:
-    outcome = await scenarios.rolling(bench, chance(4), Size(rounds=1, minutes=0))
-    assert outcome.verdict.ok, outcome.verdict.text()
-
-
-async def test_case_04_leaders_of_transaction_and_state_are_killed(bench: Bench) -> None:
-    outcome = await scenarios.leaders(bench, chance(4), Size(rounds=2, minutes=0))
-    assert outcome.verdict.ok, outcome.verdict.text()
-
-
-async def test_case_05_a_storm_of_rebalances(bench: Bench) -> None:
-    outcome = await scenarios.storm(bench, chance(5), Size(rounds=2, minutes=0))
-    assert outcome.verdict.ok, outcome.verdict.text()
 
 
 async def test_case_06_connections_are_cut_at_each_request_of_a_transaction(bench: Bench) -> None:
@@ -274,11 +188,14 @@ async def test_case_09_an_outage_longer_than_the_idle_gap_closes_no_session_earl
     await one.send(1_000)
     await one.finish_input()
     one.start("--clock-speed", "100")
-    verdict = await one.verdict()
-    # Once it has caught up, that clock may close the last session of all, which the offline pass leaves open.
-    early = [each for found in verdict.findings.values() for each in found if "ffffffff-" not in each]
-    counted = f"{verdict.lines + 1} where {verdict.lines} were to be"
-    assert [each for each in early if each != counted] == [], verdict.text()
+
+    def early(verdict: Verdict) -> list[str]:
+        # Once it has caught up, that clock may close the last session of all, which the offline pass leaves open.
+        found = [each for sort in verdict.findings.values() for each in sort if "ffffffff-" not in each]
+        return [each for each in found if each != f"{verdict.lines + 1} where {verdict.lines} were to be"]
+
+    verdict = await one.verdict(lambda told: not early(told))
+    assert early(verdict) == [], verdict.text()
 
 
 async def test_case_10_duplicated_and_reordered_input(one: Trial) -> None:
@@ -358,9 +275,10 @@ async def test_case_12_sessions_of_an_old_model_are_published_once_and_not_judge
     at = await position(one)
     await one.send(500)
     await one.finish_input()
-    one.start(bundle=newer.path)
+    daemon = one.start(bundle=newer.path)
     expected = await asyncio.to_thread(expect, read_committed(one.topics.bootstrap, one.topics.input), bundle)
     await settled(one.topics, expected)
+    await one.leave(daemon)
     verdict = judge(expected, await asyncio.to_thread(published, one.topics))
     unjudged = set(verdict.findings.pop("alerts missing"))
     assert verdict.ok, verdict.text()
