@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Literal
+from itertools import combinations
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from loggpt_stream.lines.decode import known_shape
 from loggpt_stream.logs import LogFormat
-from loggpt_stream.settings import KafkaSettings, Settings
+from loggpt_stream.settings import ENV_PREFIX, KafkaSettings, Settings
 
 
 class MemberSettings(Settings):
@@ -37,9 +38,21 @@ class MemberSettings(Settings):
     log_format: LogFormat = Field("auto", description="console, json, or auto (console on a terminal)")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log event shown")
 
+    @model_validator(mode="after")
+    def _a_topic_for_each_purpose(self) -> Self:
+        for (role, topic), (other_role, other_topic) in combinations(self.topics().items(), 2):
+            if topic == other_topic:
+                # What is written to the input would be read, and written, without end.
+                one, other = role.replace(" ", "_"), other_role.replace(" ", "_")
+                raise ValueError(
+                    f"{one} and {other} are both {topic}: give each a topic of its own, such as by "
+                    f"--{other.replace('_', '-')} or {ENV_PREFIX}{other.upper()}"
+                )
+        return self
+
     @abstractmethod
     def topics(self) -> dict[str, str]:
-        """Return the topics by what they are for."""
+        """Return the topics by what they are for: the name of the setting, with blanks."""
 
     @abstractmethod
     def creation(self, role: str) -> str:
