@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _POLL_MS: Final = 500
 _FETCH_WAIT_MS: Final = 50  # all there is to read is there already: waiting for more gains nothing
 _SILENCE_S: Final = 60.0
+_ASK_WITHIN_S: Final = 10.0
+
+_Offsets = dict[TopicPartition, int]
 
 
 def read_topic(
@@ -50,7 +53,8 @@ def read_topic(
     None means from the oldest record on, and up to the newest one that is there now. Sessions are gathered per
     partition, as the daemon does, and returned in order of their close. `watch` is called after every batch.
 
-    Raises `UserError` where the broker or the topic is not there, or the broker stops answering.
+    Raises `UserError` where the broker or the topic is not there, the broker stops answering, or a transaction stays
+    open.
     """
     gathered = _Gathered(rules, mask_rules, shape)
     asyncio.run(_gather(gathered, kafka, Span(topic, from_s, to_s), watch))
@@ -113,7 +117,8 @@ async def _gather(gathered: _Gathered, kafka: KafkaSettings, span: Span, watch: 
 async def record_batches(kafka: KafkaSettings, span: Span) -> AsyncIterator[list[Record]]:
     """Yield the committed records of `span`, each list from one partition, in order.
 
-    Raises `UserError` where the broker or the topic is not there, or the broker stops answering.
+    Transactions that are open now are waited for: all is read that was committed before the call. Raises `UserError`
+    where the broker or the topic is not there, the broker stops answering, or a transaction stays open.
     """
     try:
         async for records in _batches(kafka, span):
@@ -127,7 +132,11 @@ async def record_batches(kafka: KafkaSettings, span: Span) -> AsyncIterator[list
 
 
 async def _batches(kafka: KafkaSettings, span: Span) -> AsyncIterator[list[Record]]:
-    partitions = await _partitions(kafka, span.topic)
+    assigned = [TopicPartition(span.topic, partition) for partition in await _partitions(kafka, span.topic)]
+    starts, stops = await _bounds(kafka, span, assigned)
+    unread = {partition for partition in assigned if starts[partition] < stops[partition]}
+    if not unread:
+        return
     consumer = AIOKafkaConsumer(
         **kafka.client_options(),
         group_id=None,
@@ -139,14 +148,7 @@ async def _batches(kafka: KafkaSettings, span: Span) -> AsyncIterator[list[Recor
     )
     await consumer.start()
     try:
-        assigned = [TopicPartition(span.topic, partition) for partition in partitions]
         consumer.assign(assigned)
-        ends = await consumer.end_offsets(assigned)
-        starts = await consumer.beginning_offsets(assigned)
-        if span.from_s is not None:
-            starts = {**ends, **await _offsets_at(consumer, assigned, span.from_s)}
-        stops = ends if span.to_s is None else {**ends, **await _offsets_at(consumer, assigned, span.to_s)}
-        unread = {partition for partition in assigned if starts[partition] < stops[partition]}
         consumer.pause(*(set(assigned) - unread))
         for partition in assigned:
             consumer.seek(partition, starts[partition])
@@ -164,12 +166,42 @@ async def _batches(kafka: KafkaSettings, span: Span) -> AsyncIterator[list[Recor
             if found or done:
                 heard_s = time.monotonic()
             elif time.monotonic() - heard_s > _SILENCE_S:
-                raise UserError(
-                    f"Kafka at {kafka.bootstrap} gave nothing more of topic {span.topic} for {_SILENCE_S:.0f} s, with "
-                    f"{len(unread)} partitions unread: check the broker, then run the command again."
-                )
+                raise UserError(await _why_silent(consumer, kafka, {each: stops[each] for each in unread}))
     finally:
         await consumer.stop()
+
+
+async def _bounds(kafka: KafkaSettings, span: Span, partitions: list[TopicPartition]) -> tuple[_Offsets, _Offsets]:
+    """Return where `span` begins in each partition, and where it ends.
+
+    It is asked as by a reader of everything. To one of what is committed, a partition ends where its oldest open
+    transaction begins, and what was committed behind that seems not to be there.
+    """
+    async with AIOKafkaConsumer(**kafka.client_options(), group_id=None, enable_auto_commit=False) as asking:
+        ends = await asking.end_offsets(partitions)
+        starts = await asking.beginning_offsets(partitions)
+        if span.from_s is not None:
+            starts = {**ends, **await _offsets_at(asking, partitions, span.from_s)}
+        stops = ends if span.to_s is None else {**ends, **await _offsets_at(asking, partitions, span.to_s)}
+    return starts, stops
+
+
+async def _why_silent(consumer: AIOKafkaConsumer, kafka: KafkaSettings, unread: _Offsets) -> str:
+    """Return why a reader of what is committed gets nothing more, before it came to the ends of `unread`."""
+    topic = next(iter(unread)).topic
+    told = f"Kafka at {kafka.bootstrap} gave nothing more of topic {topic} for {_SILENCE_S:.0f} s"
+    try:
+        async with asyncio.timeout(_ASK_WITHIN_S):
+            readable = await consumer.end_offsets(list(unread))
+    except (KafkaError, TimeoutError):
+        readable = {}
+    held = sorted(each.partition for each, end in readable.items() if end < unread[each])
+    if held:
+        return (
+            f"{told}: on partition {', '.join(map(str, held))} a transaction is open, and what lies behind it cannot "
+            "be read yet. Try again: its writer ends it, or the broker does when it times out (within minutes)."
+        )
+    return f"{told}, with {len(unread)} partitions unread: check the broker, then run the command again."
 
 
 async def _partitions(kafka: KafkaSettings, topic: str) -> list[int]:

@@ -20,6 +20,7 @@ from loggpt_stream.daemon.compose import DEAD_LETTER_BYTES, dead_letter
 from loggpt_stream.daemon.partition import Rejected
 from loggpt_stream.dead_letters.letters import Done, letter_of, mark
 from loggpt_stream.dead_letters.reasons import REASONS
+from loggpt_stream.history import topic
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Record, UndecodableError
 from loggpt_stream.terminal import printable
@@ -239,6 +240,45 @@ async def test_putting_back_twice_puts_back_once_whatever_is_selected_in_between
     assert values == sorted([CUT, b"{}", CUT, b'[{"a": 1}]', CUT])
     assert await desk.run("list") == 0
     assert capsys.readouterr().out.count("put back") == 5
+
+
+async def test_a_mark_behind_an_open_transaction_is_waited_for_and_nothing_is_put_back_twice(
+    kafka: KafkaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = await Desk(kafka.bootstrap).create()
+    await desk.bury([desk.record(CUT, offset=n) for n in range(2)])
+    async with (
+        AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=unique_name("daemon")) as daemon,
+        AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=unique_name("reinject")) as earlier,
+    ):
+        await daemon.begin_transaction()
+        await daemon.send_and_wait(desk.dead, b"its next letter", partition=0)
+        value, headers = mark([0, 1])
+        async with earlier.transaction():
+            await earlier.send_and_wait(desk.dead, value, partition=0, headers=headers)
+        putting_back = asyncio.create_task(desk.run("reinject"))
+        # Until the daemon's transaction ends nobody can read that the letters are done.
+        await asyncio.wait([putting_back], timeout=5)
+        assert not putting_back.done()
+        await daemon.abort_transaction()
+        assert await putting_back == 0
+    assert "2 were put back before" in capsys.readouterr().out
+    assert await desk.injected() == []
+
+
+async def test_a_transaction_that_stays_open_ends_the_command_which_says_to_try_again(
+    kafka: KafkaServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(topic, "_SILENCE_S", 1.0)
+    desk = await Desk(kafka.bootstrap).create()
+    await desk.bury([desk.record(CUT)])
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id=unique_name("daemon")) as daemon:
+        await daemon.begin_transaction()
+        await daemon.send_and_wait(desk.dead, b"its next letter", partition=0)
+        assert await desk.run("reinject") == 2
+        await daemon.abort_transaction()
+    assert re.search("on partition 0 a transaction is open, .* Try again", capsys.readouterr().err)
+    assert await desk.injected() == []
 
 
 async def test_more_letters_than_one_transaction_holds_are_all_put_back_once(kafka: KafkaServer) -> None:
