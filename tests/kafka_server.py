@@ -26,7 +26,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Self
 
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
@@ -387,6 +389,26 @@ async def create_topic(
                 raise RuntimeError(f"topic {name} has partitions without a leader after 30 s")
     finally:
         await admin.close()
+
+
+class _NoText(str):
+    """A header name as librdkafka's users may write one; aiokafka's own builder encodes it."""
+
+    __slots__ = ()
+
+    def encode(self, *_: object) -> bytes:
+        return b"\xff\xfe"
+
+
+async def produce_unreadable_header(bootstrap: str, topic: str, value: bytes) -> None:
+    """Write a record to partition 0 that has a header whose name is no UTF-8."""
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+        batch = producer.create_batch()
+        # The compiled one takes no such name.
+        batch._builder = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, -1, 16_384)
+        assert batch.append(timestamp=None, key=None, value=value, headers=[(_NoText("x"), b"")]) is not None
+        batch.close()
+        await (await producer.send_batch(batch, topic, partition=0))
 
 
 def _has_leaders(topics: list[dict[str, object]], partitions: int) -> bool:

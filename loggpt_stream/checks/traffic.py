@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
-from loggpt_stream.connection import explain
+from loggpt_stream.connection import explain, unreadable_header
 from loggpt_stream.daemon.topics import ANSWER_WITHIN_S, Finding, Level
+from loggpt_stream.errors import UserError
 from loggpt_stream.lines.decode import SHAPES, decode
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record, UndecodableError, arrival_s
@@ -66,6 +67,8 @@ async def check_traffic(
         held, records = await _newest(settings, source)
     except TopicAuthorizationFailedError:
         return [Finding("input", Level.FAILURE, f"{settings.input_topic} may not be read", remedy)]
+    except UserError as error:
+        return [Finding("input", Level.FAILURE, str(error))]
     except (KafkaError, TimeoutError) as error:
         found = f"{settings.input_topic} could not be read: {explain(error)}"
         return [Finding("input", Level.FAILURE, found, "see the broker's log; then run the doctor again")]
@@ -77,7 +80,10 @@ async def check_traffic(
 
 
 async def _newest(settings: DaemonSettings, source: Topic) -> tuple[dict[int, int], list[Record]]:
-    """Return how many records each partition holds, and the newest of each."""
+    """Return how many records each partition holds, and the newest of each. Raises `UserError` where one is unreadable.
+
+    Raises `KafkaError` or `TimeoutError` too.
+    """
     consumer = AIOKafkaConsumer(
         **settings.kafka.client_options(),
         group_id=None,
@@ -98,7 +104,12 @@ async def _newest(settings: DaemonSettings, source: Topic) -> tuple[dict[int, in
             records: list[Record] = []
             unread = {each for each in partitions if starts[each] < ends[each]}
             while unread:
-                for messages in (await consumer.getmany(*unread, timeout_ms=500)).values():
+                try:
+                    found = await consumer.getmany(*unread, timeout_ms=500)
+                except UnicodeDecodeError as error:
+                    positions = {each.partition: await consumer.position(each) for each in unread}
+                    raise UserError(unreadable_header(source.name, positions, error)) from error
+                for messages in found.values():
                     records += map(_record, messages)
                 unread = {each for each in unread if await consumer.position(each) < ends[each]}
     finally:

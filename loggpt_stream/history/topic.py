@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
+from loggpt_stream.connection import unreadable_header
 from loggpt_stream.errors import UserError
 from loggpt_stream.history.corpus import Corpus
 from loggpt_stream.history.files import Reading
@@ -53,8 +54,8 @@ def read_topic(
     None means from the oldest record on, and up to the newest one that is there now. Sessions are gathered per
     partition, as the daemon does, and returned in order of their close. `watch` is called after every batch.
 
-    Raises `UserError` where the broker or the topic is not there, the broker stops answering, or a transaction stays
-    open.
+    Raises `UserError` where the broker or the topic is not there, the broker stops answering, a transaction stays open,
+    or a record cannot be read.
     """
     gathered = _Gathered(rules, mask_rules, shape)
     asyncio.run(_gather(gathered, kafka, Span(topic, from_s, to_s), watch))
@@ -118,7 +119,8 @@ async def record_batches(kafka: KafkaSettings, span: Span) -> AsyncIterator[list
     """Yield the committed records of `span`, each list from one partition, in order.
 
     Transactions that are open now are waited for: all is read that was committed before the call. Raises `UserError`
-    where the broker or the topic is not there, the broker stops answering, or a transaction stays open.
+    where the broker or the topic is not there, the broker stops answering, a transaction stays open, or a record cannot
+    be read.
     """
     try:
         async for records in _batches(kafka, span):
@@ -154,7 +156,11 @@ async def _batches(kafka: KafkaSettings, span: Span) -> AsyncIterator[list[Recor
             consumer.seek(partition, starts[partition])
         heard_s = time.monotonic()
         while unread:
-            found = await consumer.getmany(timeout_ms=_POLL_MS)
+            try:
+                found = await consumer.getmany(timeout_ms=_POLL_MS)
+            except UnicodeDecodeError as error:
+                positions = {each.partition: await consumer.position(each) for each in unread}
+                raise UserError(unreadable_header(span.topic, positions, error)) from error
             for partition, messages in found.items():
                 stop = stops[partition]
                 yield [_record(message) for message in messages if message.offset < stop]

@@ -19,7 +19,7 @@ from loggpt_stream.checks.cluster import judge_version
 from loggpt_stream.daemon.settings import DaemonSettings
 from loggpt_stream.daemon.topics import Level, refusal
 from loggpt_stream.settings import KafkaSettings
-from tests.kafka_server import KafkaServer, create_topic, unique_name
+from tests.kafka_server import KafkaServer, create_topic, produce_unreadable_header, unique_name
 from tests.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
@@ -313,6 +313,17 @@ async def test_records_that_hold_no_event_are_told_with_their_share_and_shapes(
     assert told.level("input shapes", "25.0% of 20 records", "bad_json 5", "plain 50%", "fluentbit 25%") == "warn"
     pinned = await examine(set_up, capsys, "--shape", "kolla")
     assert pinned.level("input shapes", "100.0% of 20", "other_shape", "shape is pinned to kolla") == "FAIL"
+
+
+async def test_a_header_name_that_is_no_text_is_a_failure_with_its_place(
+    kafka: KafkaServer, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_up = await SetUp(kafka.bootstrap, bundle.path).create(2)
+    await produce(set_up, [(0, line(1))] * 3)
+    await produce_unreadable_header(kafka.bootstrap, set_up.input, line(2))
+    told = await examine(set_up, capsys)
+    assert told.level("input", set_up.input, "not UTF-8", "0 offset 0", "kafka-delete-records.sh") == "FAIL"
+    assert told.level("group", "0 members") == "ok"  # what comes after it is looked at all the same
 
 
 async def test_records_and_lines_from_the_future_are_warned_of(

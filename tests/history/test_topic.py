@@ -18,7 +18,7 @@ from loggpt_stream.history.topic import read_topic
 from loggpt_stream.lines.masks import DEFAULT_RULES
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.settings import KafkaSettings
-from tests.kafka_server import create_topic, unique_name
+from tests.kafka_server import create_topic, produce_unreadable_header, unique_name
 from tests.tiny_bundle import NOVA34
 
 if TYPE_CHECKING:
@@ -150,6 +150,13 @@ def test_an_absent_topic_is_refused_with_the_name_most_like_it_and_not_created(k
     for _ in range(2):  # were it created, the second would find it
         with pytest.raises(UserError, match=f"no topic {misspelt} at .*; there are: {there}[,.]"):
             read(kafka, misspelt)
+
+
+def test_a_header_name_that_is_no_text_is_refused_with_its_place(kafka: KafkaServer) -> None:
+    topic = asyncio.run(fill(kafka, [(0, T0_S, line(0))]))
+    asyncio.run(produce_unreadable_header(kafka.bootstrap, topic, line(1)))
+    with pytest.raises(UserError, match=rf"topic {topic} .*not UTF-8.*: 0 offset 0\. .*kafka-delete-records\.sh"):
+        read(kafka, topic)
 
 
 def test_an_absent_broker_is_refused_with_the_setting_to_check() -> None:
