@@ -273,7 +273,10 @@ def _check_names(path: Path, files: Mapping[str, str], *, signed: bool) -> None:
     known = {*files, MANIFEST, SIGNATURE}
     others = sorted(file.name for file in path.iterdir() if file.name not in known and not file.name.startswith("."))
     if signed and others:
-        raise BundleError(f"{path} holds {others[0]!r}, which the signature does not cover. Remove it.")
+        raise BundleError(
+            f"{path} holds {others[0]!r}, which the signature does not cover. Remove it, or give the bundle a folder "
+            "of its own."
+        )
 
 
 def _verify_signature(path: Path, content: bytes, key: Path) -> None:

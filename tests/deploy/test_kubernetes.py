@@ -113,6 +113,13 @@ def test_volumes_are_mounted_where_the_program_looks() -> None:
     )
 
 
+def test_the_bundle_is_a_folder_of_its_volume_because_the_root_of_ext4_holds_more_than_was_signed() -> None:
+    (mount,) = (each for each in container()["volumeMounts"] if each["name"] == "bundle")
+    settings = yaml.safe_load(config_map()["data"]["daemon.yaml"])
+    assert (Path(mount["mountPath"]).name, mount["subPath"]) == (settings["bundle"].rpartition("/")[2], "bundle")
+    assert "kubectl cp bundle POD:/claim\n" in (FOLDER / "bundle.yaml").read_text()
+
+
 def test_it_runs_confined() -> None:
     pod = MANIFESTS["Deployment"]["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
