@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
 
+from loggpt_stream.daemon.transactions import stop_client
 from loggpt_stream.dead_letters.letters import MAX_MARKED, REINJECTED_FROM, Done, mark, read_letters
 from loggpt_stream.errors import UserError
 
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 
 _BATCH_BYTES: Final = 8_000_000
 _MAX_RECORD_BYTES: Final = 2_000_000
+_START_WITHIN_S: Final = 60.0
 _TRANSACTION_S: Final = 60.0
+_ABORT_WITHIN_S: Final = 3.0
 
 ALREADY: Final = "were put back before"
 FAILED_AGAIN: Final = "were put back once and failed again: --again puts them back once more"
@@ -62,7 +66,8 @@ async def reinject(settings: DaemonSettings, selection: Selection, *, again: boo
     )
     try:
         # First: it ends what an earlier run left open, so that what is read then is the whole truth.
-        await producer.start()
+        async with asyncio.timeout(_START_WITHIN_S):
+            await producer.start()
         return await _put_back(producer, settings, selection, again=again)
     except ProducerFenced as error:
         raise UserError(
@@ -80,7 +85,7 @@ async def reinject(settings: DaemonSettings, selection: Selection, *, again: boo
             "what was committed is not put back again."
         ) from error
     finally:
-        await producer.stop()
+        await stop_client(producer)
 
 
 async def _put_back(producer: Any, settings: DaemonSettings, selection: Selection, *, again: bool) -> Outcome:  # noqa: ANN401 - aiokafka is untyped
@@ -134,7 +139,8 @@ async def _commit(producer: Any, settings: DaemonSettings, letters: Sequence[Let
     topic = settings.dead_letter_topic
     async with asyncio.timeout(_TRANSACTION_S):
         partitions = await producer.partitions_for(settings.input_topic)
-        async with producer.transaction():
+        await producer.begin_transaction()
+        try:
             pending = [await _send(producer, topic, letter, partitions) for letter in letters]
             offsets = defaultdict(list)
             for letter in letters:
@@ -144,6 +150,21 @@ async def _commit(producer: Any, settings: DaemonSettings, letters: Sequence[Let
                 pending.append(await producer.send(topic, value, partition=partition, headers=headers))
             # A transaction commits even where a record of it failed: each has to be asked.
             await asyncio.gather(*pending)
+        except BaseException:
+            await _abort(producer)
+            raise
+        await producer.commit_transaction()
+
+
+async def _abort(producer: Any) -> None:  # noqa: ANN401 - aiokafka is untyped
+    """Undo a transaction, since what is behind an open one waits for it: the daemon's input.
+
+    Where the broker is away it stays open, until the next run starts or it times out.
+    """
+    # aiokafka asserts that there is something to be undone; a fenced producer has nothing any more.
+    with suppress(KafkaError, TimeoutError, AssertionError):
+        async with asyncio.timeout(_ABORT_WITHIN_S):
+            await producer.abort_transaction()
 
 
 async def _send(producer: Any, dead_letter_topic: str, letter: Letter, partitions: set[int]) -> Any:  # noqa: ANN401 - aiokafka is untyped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import random
 import re
 import signal
 import subprocess
@@ -18,18 +19,19 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from loggpt_stream import cli
 from loggpt_stream.daemon.compose import DEAD_LETTER_BYTES, dead_letter
 from loggpt_stream.daemon.partition import Rejected
+from loggpt_stream.dead_letters import reinject as letters_back
 from loggpt_stream.dead_letters.letters import Done, letter_of, mark
 from loggpt_stream.dead_letters.reasons import REASONS
 from loggpt_stream.history import topic
+from loggpt_stream.history.topic import Span, record_batches
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Record, UndecodableError
+from loggpt_stream.settings import KafkaSettings
 from loggpt_stream.terminal import printable
-from tests.kafka_server import create_topic, unique_name
+from tests.kafka_server import KafkaServer, create_topic, unique_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from tests.kafka_server import KafkaServer
 
 SOURCE = Path(__file__).parents[2] / "loggpt_stream"
 T0_MS = 1_795_442_888_000
@@ -342,6 +344,59 @@ async def test_of_two_at_once_the_earlier_is_fenced_and_commits_nothing(
     assert later == [0]
     assert "another reinject" in capsys.readouterr().err
     assert len(await desk.injected()) == 4
+
+
+async def test_a_broker_that_goes_away_in_the_middle_ends_the_command_and_the_next_run_puts_back_once(
+    kafka_programs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del kafka_programs
+    commit = AIOKafkaProducer.commit_transaction
+    with KafkaServer(tmp_path / "kafka") as kafka:
+        desk = await Desk(kafka.bootstrap).create()
+        await desk.bury([desk.record(b'{"%d' % n, offset=n) for n in range(600)])
+        monkeypatch.setattr(letters_back, "_TRANSACTION_S", 3.0)
+
+        async def commit_once(self: AIOKafkaProducer) -> None:
+            await commit(self)
+            # Neither the second transaction, nor its end, nor that of the producer comes to anything.
+            kafka.kill_broker(0)
+
+        monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit_once)
+        async with asyncio.timeout(60):
+            assert await desk.run("reinject") == 2
+        assert "what was committed is not put back again" in capsys.readouterr().err
+        monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", commit)
+        kafka.start_broker(0)
+        assert await desk.run("reinject") == 0
+        assert "500 were put back before" in capsys.readouterr().out
+        assert sorted(record.value for record in await desk.injected()) == sorted(b'{"%d' % n for n in range(600))
+
+
+async def test_a_broker_that_does_not_answer_at_the_start_ends_the_command(
+    kafka_programs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del kafka_programs
+    monkeypatch.setattr(letters_back, "_START_WITHIN_S", 2.0)
+    with KafkaServer(tmp_path / "kafka") as kafka:
+        kafka.freeze_broker(0)
+        async with asyncio.timeout(30):
+            assert await Desk(kafka.bootstrap).run("reinject") == 2
+    assert "Run the command again" in capsys.readouterr().err
+
+
+async def test_a_transaction_that_failed_holds_up_nobody_who_reads_the_input(
+    kafka: KafkaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = Desk(kafka.bootstrap)
+    await create_topic(kafka.bootstrap, desk.input, 2, {"max.message.bytes": "2000"})
+    await create_topic(kafka.bootstrap, desk.dead)
+    large = b'{"incompressible": "' + random.Random(7).randbytes(4_000).hex().encode()
+    await desk.bury([desk.record(CUT, partition=0), desk.record(large, partition=1)])
+    assert await desk.run("reinject") == 2
+    assert "takes no record of that size" in capsys.readouterr().err
+    input_topic = record_batches(KafkaSettings(bootstrap=kafka.bootstrap), Span(desk.input))
+    async with asyncio.timeout(10):  # not when the transaction times out
+        assert [batch async for batch in input_topic] == []
 
 
 async def test_a_letter_that_failed_again_says_so_and_goes_in_no_circle(
