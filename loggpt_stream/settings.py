@@ -141,6 +141,16 @@ class KafkaSettings(Section):
             options["ssl_context"] = Certificates(self.ca_file, self.certificate_file, self.key_file).context()
         return options
 
+    def options_of_another(self) -> dict[str, Any]:
+        """Return the arguments of one more client of a process that runs already.
+
+        Raises `LoginError`, which is to be tried again, for a file that cannot be used now: it may be being replaced.
+        """
+        try:
+            return self.client_options()
+        except UserError as error:
+            raise LoginError(str(error)) from None
+
     def _login(self) -> dict[str, Any]:
         install()
         if self.token_file:

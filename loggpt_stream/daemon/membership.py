@@ -234,9 +234,9 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
         return TransactionalLog(state, lambda: self._producer(where.partition, producer), self.reader)
 
     def reader(self) -> Any:  # noqa: ANN401 - aiokafka is untyped
-        """Return a consumer outside the group, not started."""
+        """Return a consumer outside the group, not started. Raises `LoginError`."""
         return AIOKafkaConsumer(
-            **self._settings.kafka.client_options(),
+            **self._settings.kafka.options_of_another(),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -264,7 +264,7 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
     def _producer(self, partition: int, more: dict[str, object]) -> Any:  # noqa: ANN401 - aiokafka is untyped
         settings = self._settings
         return AIOKafkaProducer(
-            **settings.kafka.client_options(),
+            **settings.kafka.options_of_another(),
             transactional_id=f"{settings.group}-{settings.input_topic}-{partition}",
             transaction_timeout_ms=round(settings.transaction_timeout_s * 1000),
             acks="all",
