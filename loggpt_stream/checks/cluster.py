@@ -20,7 +20,7 @@ from aiokafka.protocol.admin import ApiVersionRequest
 from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
-from loggpt_stream.daemon.topics import ANSWER_WITHIN_S, Finding, Level
+from loggpt_stream.daemon.topics import ANSWER_WITHIN_S, Finding, Level, reachable_node
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -71,7 +71,7 @@ def check_brokers(settings: DaemonSettings, cluster: Cluster) -> Finding:
 
 async def check_version(client: Any) -> Finding:  # noqa: ANN401 - aiokafka is untyped
     """Return the finding on the broker's version: whether all is there that transactions need."""
-    answer = await client.send(client.get_random_node(), ApiVersionRequest())
+    answer = await client.send(await reachable_node(client), ApiVersionRequest())
     newest = {key: highest for key, _, highest, *_ in answer.api_versions}
     return judge_version(newest)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from loggpt_stream.settings import KafkaSettings
 
 ANSWER_WITHIN_S: Final = 15.0
+_ADDRESS_WITHIN_S: Final = 5.0
 POLICY: Final = "cleanup.policy"
 
 
@@ -78,19 +79,30 @@ class Cluster:
 
 @asynccontextmanager
 async def kafka_client(kafka: KafkaSettings) -> AsyncIterator[Any]:
-    """Connect for plain requests. Raises `KafkaError` or `TimeoutError` where no broker answers."""
-    client = AIOKafkaClient(**kafka.client_options())
+    """Connect for plain requests. Raises `KafkaError` or `TimeoutError` where no broker answers.
+
+    Addresses are tried in an order of chance: one whose host drops packets must leave time for the others.
+    """
+    client = AIOKafkaClient(**kafka.client_options(), request_timeout_ms=round(_ADDRESS_WITHIN_S * 1000))
     try:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
+        async with asyncio.timeout(ANSWER_WITHIN_S + _ADDRESS_WITHIN_S * len(client.hosts)):
             await client.bootstrap()
         yield client
     finally:
         await client.close()
 
 
+async def reachable_node(client: Any) -> Any:  # noqa: ANN401 - aiokafka is untyped
+    """Return a broker that can be connected to, if there is one: from here, some may be cut off that others see."""
+    for broker in client.cluster.brokers():
+        if await client.ready(broker.nodeId):
+            return broker.nodeId
+    return client.get_random_node()
+
+
 async def look_up(client: Any, names: Iterable[str], node: int | None = None) -> Cluster:  # noqa: ANN401 - aiokafka is untyped
     """Return what a broker (`node`, or any) says of these topics; nothing is created by asking. Raises `KafkaError`."""
-    node = client.get_random_node() if node is None else node
+    node = await reachable_node(client) if node is None else node
     # Auto-creation would make a missing topic with the broker's defaults, which are the wrong ones for ours.
     answer = await client.send(node, MetadataRequest(sorted(set(names)), allow_auto_topic_creation=False))
     described, hidden = {}, set()
