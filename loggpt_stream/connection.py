@@ -6,6 +6,7 @@ aiokafka's clients try every address and then say only that none worked. `why_no
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from typing import TYPE_CHECKING, Any, Final
@@ -53,7 +54,10 @@ _TLS: Final = {
 _KINDS: Final[tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...]] = (
     (
         kafka_errors.SaslAuthenticationFailed,
-        "the broker refuses the login: check kafka.username, and kafka.password or what kafka.password_file holds",
+        (
+            "the broker refuses the login: check kafka.username, and kafka.password or what kafka.password_file holds; "
+            "with OAUTHBEARER, what kafka.token_file holds or kafka.token_command prints"
+        ),
     ),
     (
         kafka_errors.UnsupportedSaslMechanismError,
@@ -90,8 +94,8 @@ def explain(error: BaseException) -> str:
     for kinds, sentence in _KINDS:
         for each in reversed(causes):
             if isinstance(each, kinds):
-                named = [part for part in each.args if isinstance(part, str) and part.isidentifier()]
-                return f"{sentence} ({', '.join(named)})" if "topic" in sentence and named else sentence
+                named = _topics(each) if isinstance(each, kafka_errors.TopicAuthorizationFailedError) else []
+                return f"{sentence} ({', '.join(named)})" if named else sentence
     return f"Kafka does not do what was asked ({type(error).__name__}): see the broker's log"
 
 
@@ -138,6 +142,12 @@ async def _log_in(host: str, port: int, options: dict[str, Any]) -> None:
         await connection.send(MetadataRequest([]))
     finally:
         connection.close()
+
+
+def _topics(error: BaseException) -> list[str]:
+    """Return the topics that an error names: aiokafka gives one as text, several as a set."""
+    given = [each for part in error.args for each in (part if isinstance(part, set | frozenset) else [part])]
+    return sorted(each for each in given if isinstance(each, str) and re.fullmatch(r"[\w.-]+", each))
 
 
 def _of_tls(error: ssl.SSLError) -> str:
