@@ -42,6 +42,7 @@ def wrapped(cause: Exception) -> Exception:
         (TimeoutError(), "firewall"),
         (wrapped(EOFError()), r"kafka\.security_protocol"),
         (kafka_errors.KafkaConnectionError("Unable to bootstrap"), r"kafka\.bootstrap"),
+        (kafka_errors.OffsetOutOfRangeError({}), "removed from the topic.*begin anew"),
         (kafka_errors.UnknownError(), "UnknownError.*broker's log"),
         (ValueError("Server sent wrong signature!"), "ValueError"),
     ],

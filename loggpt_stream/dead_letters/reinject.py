@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
 
+from loggpt_stream.connection import explain, why_not
 from loggpt_stream.daemon.transactions import stop_client
 from loggpt_stream.dead_letters.letters import MAX_MARKED, REINJECTED_FROM, Done, mark, read_letters
 from loggpt_stream.errors import UserError
@@ -80,9 +81,10 @@ async def reinject(settings: DaemonSettings, selection: Selection, *, again: boo
             "large ones out (--partition, --from-offset, --to-offset). What was committed is not put back again."
         ) from error
     except (KafkaError, TimeoutError) as error:
+        why = await why_not(settings.kafka) or f"{settings.kafka.bootstrap}: {explain(error)}"
         raise UserError(
-            f"Kafka at {settings.kafka.bootstrap} did not take the dead letters: {error!r}. Run the command again: "
-            "what was committed is not put back again."
+            f"Kafka did not take the dead letters: {why}. Run the command again then: what was committed is not put "
+            "back again."
         ) from error
     finally:
         await stop_client(producer)

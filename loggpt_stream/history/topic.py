@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaError
 
-from loggpt_stream.connection import unreadable_header
+from loggpt_stream.connection import explain, unreadable_header, why_not
 from loggpt_stream.errors import UserError
 from loggpt_stream.history.corpus import Corpus
 from loggpt_stream.history.files import Reading
@@ -125,12 +125,9 @@ async def record_batches(kafka: KafkaSettings, span: Span) -> AsyncIterator[list
     try:
         async for records in _batches(kafka, span):
             yield records
-    except KafkaConnectionError as error:
-        raise UserError(
-            f"no Kafka at {kafka.bootstrap} ({error}): check --kafka.bootstrap, and that the broker is up."
-        ) from error
     except KafkaError as error:
-        raise UserError(f"Kafka at {kafka.bootstrap} did not let topic {span.topic} be read: {error!r}.") from error
+        why = await why_not(kafka) or f"{kafka.bootstrap}: {explain(error)}"
+        raise UserError(f"topic {span.topic} cannot be read: {why}.") from error
 
 
 async def _batches(kafka: KafkaSettings, span: Span) -> AsyncIterator[list[Record]]:
@@ -220,7 +217,10 @@ async def _partitions(kafka: KafkaSettings, topic: str) -> list[int]:
             # Those most like it first: a cluster may hold thousands, and the mistake is mostly one of spelling.
             others = [name for name in topics if not name.startswith("__")]
             others.sort(key=lambda name: (-SequenceMatcher(None, topic, name).ratio(), name))
-            raise UserError(f"no topic {topic} at {kafka.bootstrap}; there are: {', '.join(others[:20]) or 'none'}.")
+            raise UserError(
+                f"no topic {topic} at {kafka.bootstrap}, or this user may not describe it (for dead letters: "
+                f"deploy/kafka/acls.sh dead-letters); there are: {', '.join(others[:20]) or 'none'}."
+            )
         (described,) = await admin.describe_topics([topic])
         return sorted(part["partition"] for part in described["partitions"])
     finally:

@@ -160,5 +160,5 @@ def test_a_header_name_that_is_no_text_is_refused_with_its_place(kafka: KafkaSer
 
 
 def test_an_absent_broker_is_refused_with_the_setting_to_check() -> None:
-    with pytest.raises(UserError, match=r"no Kafka at 127\.0\.0\.1:1 .*check --kafka\.bootstrap"):
+    with pytest.raises(UserError, match=r"topic t cannot be read: 127\.0\.0\.1:1: nobody listens.* kafka\.bootstrap"):
         read_topic(KafkaSettings(bootstrap="127.0.0.1:1"), "t", RULES, DEFAULT_RULES)

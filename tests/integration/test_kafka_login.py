@@ -18,6 +18,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # exported all
 from pydantic import SecretStr
 
 from loggpt_stream.connection import explain, why_not
+from loggpt_stream.daemon.settings import DaemonSettings
+from loggpt_stream.dead_letters.letters import Selection
+from loggpt_stream.dead_letters.reinject import reinject
+from loggpt_stream.errors import UserError
 from loggpt_stream.settings import KafkaSettings
 from tests.integration.conftest import PASSWORDS
 from tests.kafka_security import LISTENERS, Authority, Security, unsecured_token
@@ -131,6 +135,26 @@ async def test_what_does_not_let_us_in_names_the_setting_and_no_secret(
     assert re.search(named, told or ""), told
     assert told is not None
     assert "hunter2" not in told
+
+
+async def test_dead_letters_and_history_name_the_setting_that_keeps_them_out(secure_kafka: KafkaServer) -> None:
+    wrong = {**by_password("SCRAM-SHA-512", "scram-user"), "password": SecretStr(WRONG)}
+    settings = DaemonSettings(kafka=to_listener(secure_kafka, "TLS", **wrong))
+    for dry_run in (True, False):  # reading fails, or else the producer
+        with pytest.raises(UserError, match=r"refuses the login: check kafka\.username, and kafka\.password"):
+            await reinject(settings, Selection(), again=False, dry_run=dry_run)
+
+
+async def test_a_topic_that_may_not_be_described_is_not_told_as_one_that_is_not_there(
+    secure_kafka: KafkaServer,
+) -> None:
+    topic = unique_name("dead")
+    await create_topic(secure_kafka.bootstrap, topic)
+    settings = DaemonSettings(
+        kafka=to_listener(secure_kafka, "TLS", **by_password("PLAIN", "limited")), dead_letter_topic=topic
+    )
+    with pytest.raises(UserError, match=rf"no topic {topic} .* may not describe it .*acls\.sh dead-letters"):
+        await reinject(settings, Selection(), again=False, dry_run=True)
 
 
 async def test_a_certificate_of_another_authority_is_refused_on_both_sides(
