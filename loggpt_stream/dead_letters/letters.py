@@ -131,12 +131,12 @@ async def read_letters(kafka: KafkaSettings, topic: str, done: Done) -> AsyncIte
 
 def letter_of(record: Record) -> Letter:
     """Return a record of the dead letter topic as a dead letter."""
-    # Ours are the last: a record may have come with headers of the same names.
+    # Ours are the last: a record may have come with headers of the same names, and with such as have no value.
     names = [name for name, _ in record.headers]
     begin = len(names) - names[::-1].index(_REASON) - 1 if _REASON in names else len(names)
-    ours = {name: value.decode(errors="replace") for name, value in record.headers[begin:]}
+    ours = {name: (value or b"").decode(errors="replace") for name, value in record.headers[begin:]}
     theirs = record.headers[:begin]
-    before = [value.decode(errors="replace") for name, value in theirs if name == REINJECTED_FROM]
+    before = [(value or b"").decode(errors="replace") for name, value in theirs if name == REINJECTED_FROM]
     try:
         origin = Origin(
             ours["loggpt_topic"],

@@ -466,3 +466,19 @@ def test_a_mark_names_runs_of_offsets_and_a_hostile_record_is_no_mark() -> None:
     assert done.offsets == {2: {3, 4, 5, 9, 11, 12}}
     letter = letter_of(Record(b"[[0,100]]", "dead", 2, 21, 0.0, headers=as_dead_letter))
     assert (letter.reason, letter.headers) == ("bad_json", ())
+
+
+async def test_a_header_without_value_is_kept_and_ends_no_command(
+    kafka: KafkaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = await Desk(kafka.bootstrap).create()
+    theirs: Any = (("flag", None), ("loggpt_reinjected_from", None))
+    await desk.bury([desk.record(CUT, headers=theirs)])
+    reason: Any = [("loggpt_reason", None), ("loggpt_offset", None)]
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        await producer.send_and_wait(desk.dead, b"who wrote this?", headers=reason)
+    assert await desk.run("list") == 0
+    assert await desk.run("reinject", "--again") == 1
+    assert "the daemon did not write it" in capsys.readouterr().out
+    (back,) = await desk.injected()
+    assert dict(back.headers)["flag"] is None
