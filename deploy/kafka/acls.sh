@@ -5,7 +5,8 @@
 #
 # run                  the daemon, `loggpt-stream run`
 # doctor               what `loggpt-stream doctor` sees more with, for the same user
-# dead-letters         `loggpt-stream dead-letters`, for an operator: another user than the daemon's
+# dead-letters         `loggpt-stream dead-letters`, for an operator: another user than the daemon's; with a router once
+#                      more with INPUT_TOPIC=openstack-logs-raw, where letters that came through it are put back
 # route                the stage that keys the input by session, `loggpt-stream route`
 # create-topics        `loggpt-stream doctor --create-topics`, for whoever sets up; take the rights back after that
 # create-route-topics  `loggpt-stream route --create-topics`, likewise

@@ -65,6 +65,10 @@ place of the dead letter. A record that fails again is a new dead letter with th
 over unless --again is given, so that nothing goes in circles. The daemon reads it where it stands now: if its session
 has closed meanwhile, the line makes a session of its own.
 
+What came through loggpt-stream route has the topic that the router reads for its own, and gets its key there:
+
+  loggpt-stream dead-letters reinject --config configs/daemon.yaml --input-topic openstack-logs-raw
+
 Refused, and said so: a record that was cut (it was larger than a dead letter may be), one without a value, one that
 came from another topic than --input-topic. Exits with 1 where one was refused."""
 

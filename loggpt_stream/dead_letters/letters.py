@@ -33,7 +33,7 @@ Header = tuple[str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a dead letter's record was: the input topic, its partition, offset and timestamp (epoch milliseconds)."""
+    """Where a dead letter's record was: a topic, its partition, offset and timestamp (epoch milliseconds)."""
 
     topic: str
     partition: int
@@ -45,8 +45,9 @@ class Origin:
 class Letter:
     """One dead letter.
 
-    time_s: when it was written (epoch seconds). origin: None where its headers do not say (whoever wrote it, it was not
-    the daemon). truncated_from: bytes that its record had, where not all are here. reinjected_from: the dead letter
+    time_s: when it was written (epoch seconds). origin: where the daemon read it; None where its headers do not say
+    (whoever wrote it, it was not the daemon). routed_from: where `loggpt-stream route` had read it before that, if it
+    came that way. truncated_from: bytes that its record had, where not all are here. reinjected_from: the dead letter
     (`topic/partition/offset`) that this one was before, where a record was put back and failed again.
     key, value, headers: of the record as it came, without our headers.
     """
@@ -57,6 +58,7 @@ class Letter:
     reason: str
     detail: str
     origin: Origin | None
+    routed_from: Origin | None
     truncated_from: int | None
     reinjected_from: str | None
     key: bytes | None
@@ -154,9 +156,24 @@ def letter_of(record: Record) -> Letter:
         reason=ours.get(_REASON, ""),
         detail=ours.get("loggpt_detail", ""),
         origin=origin,
+        routed_from=_routed_from(theirs, origin) if origin else None,
         truncated_from=int(truncated) if truncated.isdecimal() else None,
         reinjected_from=before[-1] if before else None,
         key=record.key or None,
         value=record.value or b"",
         headers=tuple(header for header in theirs if not header[0].startswith(OURS)),
     )
+
+
+def _routed_from(theirs: Iterable[Header], origin: Origin) -> Origin | None:
+    # The router's headers are the last of their names, and it keeps the timestamp.
+    said = {name: (value or b"").decode(errors="replace") for name, value in theirs}
+    try:
+        return Origin(
+            said["loggpt_route_topic"],
+            int(said["loggpt_route_partition"]),
+            int(said["loggpt_route_offset"]),
+            origin.timestamp_ms,
+        )
+    except (KeyError, ValueError):
+        return None

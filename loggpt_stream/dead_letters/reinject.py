@@ -1,4 +1,4 @@
-"""Dead letters back to the topic they came from, exactly once.
+"""Dead letters back to the topic they came from, before the router if there is one, exactly once.
 
 What is put back and the mark that it was are one transaction: either both are there or neither. The transactional id is
 the group's, so that of two that run at once the earlier one is fenced, and can commit nothing more.
@@ -121,7 +121,13 @@ def refusal_of(letter: Letter, input_topic: str) -> str:
     """Return why a dead letter cannot be put back, "" where it can."""
     if letter.origin is None:
         return "its headers do not say where it came from: the daemon did not write it"
-    if letter.origin.topic != input_topic:
+    if letter.routed_from is not None and letter.routed_from.topic != input_topic:
+        # Past the router it would keep the key that it came with, and be on another partition than its session.
+        return (
+            f"it came through loggpt-stream route from topic {letter.routed_from.topic}: name that with --input-topic, "
+            "so that it gets the key of its session"
+        )
+    if letter.routed_from is None and letter.origin.topic != input_topic:
         return f"it came from topic {letter.origin.topic}: name that with --input-topic to put it back there"
     if letter.truncated_from is not None:
         return (
@@ -170,7 +176,7 @@ async def _abort(producer: Any) -> None:  # noqa: ANN401 - aiokafka is untyped
 
 
 async def _send(producer: Any, dead_letter_topic: str, letter: Letter, partitions: set[int]) -> Any:  # noqa: ANN401 - aiokafka is untyped
-    origin = letter.origin
+    origin = letter.routed_from or letter.origin
     if origin is None:
         raise ValueError("a letter without origin is refused before")
     return await producer.send(

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from loggpt_stream import cli
 from loggpt_stream.daemon.compose import DEAD_LETTER_BYTES, dead_letter
+from loggpt_stream.daemon.ledger import Ledger
 from loggpt_stream.daemon.partition import Rejected
 from loggpt_stream.dead_letters import reinject as letters_back
 from loggpt_stream.dead_letters.letters import Done, letter_of, mark
@@ -26,6 +27,8 @@ from loggpt_stream.history import topic
 from loggpt_stream.history.topic import Span, record_batches
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Record, UndecodableError
+from loggpt_stream.lines.rules import KEY_SOURCES
+from loggpt_stream.route.partition import RoutedPartition
 from loggpt_stream.settings import KafkaSettings
 from loggpt_stream.terminal import printable
 from tests.kafka_server import KafkaServer, create_topic, unique_name
@@ -444,6 +447,31 @@ async def test_what_cannot_be_put_back_is_refused_with_the_reason(
     assert out.count("the daemon did not write it") == 2
     assert "1 dead letter put back" in out
     assert [record.value for record in await desk.injected()] == [CUT]
+
+
+async def test_what_came_through_the_router_is_put_back_before_it_and_nowhere_else(
+    kafka: KafkaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = await Desk(kafka.bootstrap).create()
+    raw = replace(desk, input=unique_name("raw"))
+    await create_topic(kafka.bootstrap, raw.input, 3)
+    router = RoutedPartition(raw.input, 2, KEY_SOURCES, None, Ledger("router"))
+    router.feed(raw.record(CUT, partition=2, offset=70, key=b"host", headers=(("theirs", b"x"),)))
+    unsaved = router.take()
+    assert unsaved is not None
+    (routed,) = unsaved.records
+    keyless = desk.record(CUT, offset=4, key=routed.key, headers=tuple(routed.headers))
+    await desk.bury([keyless, desk.record(b"{}", offset=5)])
+    assert await desk.run("reinject") == 1
+    out = capsys.readouterr().out
+    assert f"came through loggpt-stream route from topic {raw.input}: name that with --input-topic" in out
+    assert "1 dead letter put back" in out
+    assert await raw.run("reinject") == 0
+    assert f"1 dead letter put back into {raw.input}\n1 were put back before" in capsys.readouterr().out
+    (back,) = await raw.injected()
+    assert (back.partition, back.key, back.value, back.timestamp) == (2, b"host", CUT, T0_MS)
+    assert dict(back.headers) == {"theirs": b"x", "loggpt_reinjected_from": f"{desk.dead}/0/0".encode()}
+    assert [record.value for record in await desk.injected()] == [b"{}"]
 
 
 async def test_a_missing_topic_is_a_users_mistake(kafka: KafkaServer, capsys: pytest.CaptureFixture[str]) -> None:
