@@ -65,11 +65,20 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _create(settings: RouteCommand) -> None:
-    """Create what is missing, and say what. Raises `UserError` where the broker does not answer, or refuses."""
+    """Create what is missing, and say what.
+
+    Raises `UserError` where the broker does not answer, refuses, or does not let us see what is missing.
+    """
     counts = {"input topic": _RAW_PARTITIONS, "output topic": settings.partitions}
     try:
         async with kafka_client(settings.kafka) as client:
             cluster = await look_up(client, settings.topics().values())
+            if cluster.hidden:
+                who, what = settings.kafka.username or "an anonymous user", ", ".join(sorted(cluster.hidden))
+                raise UserError(
+                    f"{who} may not describe {what}: whether it is there cannot be told, and nothing was created. For "
+                    "whoever sets up, deploy/kafka/acls.sh create-route-topics gives the rights"
+                )
             created = await create_topics(client, settings, cluster, counts)
     except (KafkaError, OSError, TimeoutError) as error:
         raise UserError(await why_not(settings.kafka) or f"{settings.kafka.bootstrap}: {explain(error)}") from error

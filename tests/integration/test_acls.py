@@ -38,7 +38,10 @@ from loggpt_stream.daemon.topics import Level, kafka_client, look_up
 from loggpt_stream.dead_letters.letters import Done, Selection, read_letters
 from loggpt_stream.dead_letters.reinject import reinject
 from loggpt_stream.doctor import DoctorSettings, check_kafka
+from loggpt_stream.errors import UserError
 from loggpt_stream.lines.record import Record, UndecodableError
+from loggpt_stream.route.cli import RouteCommand
+from loggpt_stream.route.cli import _create as create_for_router
 from loggpt_stream.route.settings import RouteSettings
 from loggpt_stream.settings import KafkaSettings
 from tests.integration.conftest import PASSWORDS
@@ -338,6 +341,18 @@ async def test_who_creates_the_routers_topics_can_create_these_and_nothing_else(
     assert await creation(login(secure_kafka, "setup-user"), unique_name("other")) == [
         TopicAuthorizationFailedError.errno
     ]
+
+
+async def test_topics_that_may_not_be_seen_are_not_taken_for_topics_that_are_there(secure_kafka: KafkaServer) -> None:
+    names = Names.fresh()
+    settings = RouteCommand(
+        kafka=settings_of(secure_kafka, "limited"),
+        input_topic=names.input,
+        output_topic=names.alerts,
+        state_topic=names.state,
+    )
+    with pytest.raises(UserError, match=rf"limited may not describe .*{names.input}.*acls\.sh create-route-topics"):
+        await create_for_router(settings)
 
 
 async def test_without_rights_nothing_goes(secure_kafka: KafkaServer) -> None:
