@@ -161,7 +161,8 @@ def damaged(what: str) -> UserError:
     """Return the error of a state topic that cannot be gone on from."""
     return UserError(
         f"the state topic is damaged: {what}. Nothing was changed. Was it compacted without transactions, cut by "
-        "retention (cleanup.policy must be compact alone), or written by something else? To begin anew, stop the "
-        "daemon and delete and create the topic again (loggpt-stream doctor --create-topics): reading then goes on at "
-        "the group's committed offset, and what was open then is not scored"
+        "retention (cleanup.policy must be compact alone), or written by something else? To begin anew, stop every "
+        "process of the group, and delete and create the topic again (the daemon's: loggpt-stream doctor "
+        "--create-topics; the router's: loggpt-stream route --create-topics). Reading then goes on at the group's "
+        "committed offset: what the daemon had open is not scored, and the router may write its last records twice"
     )

@@ -174,8 +174,9 @@ class Tenure(Generic[OwnedT, UnsavedT]):
             self._small = True
         if isinstance(error, _Forbidden):
             raise UserError(
-                f"partition {self.where.partition}: the broker does not allow it: {error!r}. loggpt-stream doctor "
-                "tells what the daemon's user must be allowed; deploy/kafka/acls.sh allows it"
+                f"partition {self.where.partition}: the broker does not allow it: {error!r}. deploy/kafka/acls.sh "
+                "gives what is needed: for the daemon with `run` (loggpt-stream doctor tells what is missing), for the "
+                "router with `route`"
             ) from error
         fenced = isinstance(error, ProducerFenced)
         log.warning(

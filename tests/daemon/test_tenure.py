@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from loggpt_stream.daemon import tenure as tenures
 from loggpt_stream.daemon.tenure import Tenure
+from loggpt_stream.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +22,9 @@ WHERE = TopicPartition("input", 0)
 class Host:
     """Gives owners whose commits fail where `fails` says so, by their number."""
 
-    def __init__(self, fails: Callable[[int], bool]) -> None:
+    def __init__(self, fails: Callable[[int], bool], error: KafkaError | None = None) -> None:
         self.fails = fails
+        self.error = error or KafkaError("no")
         self.commits = 0
         self.closed: list[bool] = []
 
@@ -54,7 +56,7 @@ class Owner:
     async def commit(self) -> str:
         self.host.commits += 1
         if self.host.fails(self.host.commits):
-            raise KafkaError("no")
+            raise self.host.error
         return "something"
 
     async def close(self) -> None:
@@ -87,3 +89,11 @@ async def test_ten_failures_in_a_row_end_it_and_it_says_during_what() -> None:
         async with asyncio.timeout(20):
             await tenure.run()
     assert len(host.closed) == 10
+
+
+async def test_what_is_not_allowed_ends_it_and_names_the_rights_of_daemon_and_router() -> None:
+    host = Host(lambda number: number > 1, TopicAuthorizationFailedError("output"))
+    tenure: Tenure[Any, Any] = Tenure(WHERE, host, interval_s=0.001, commit_within_s=1.0)
+    with pytest.raises(UserError, match=r"partition 0: .*output.*acls\.sh .*daemon with `run`.*router with `route`"):
+        async with asyncio.timeout(20):
+            await tenure.run()
