@@ -83,12 +83,19 @@ _KINDS: Final[tuple[tuple[type[BaseException] | tuple[type[BaseException], ...],
 )
 
 
+class NotYetError(kafka_errors.KafkaError):  # type: ignore[misc] # aiokafka has no types
+    """The brokers cannot do yet what is asked: a sentence that says why. Like their absence, it is to be waited out."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 def explain(error: BaseException) -> str:
     """Return one sentence on what an error of aiokafka, TLS or the network means, and what to do; without secrets."""
     causes = list(_causes(error))
     # What lies deeper is nearer to the reason: aiokafka wraps what a connection ended with.
     for each in reversed(causes):
-        if isinstance(each, LoginError | UserError):
+        if isinstance(each, LoginError | NotYetError | UserError):
             return str(each)
         if isinstance(each, ssl.SSLError):
             return _of_tls(each)

@@ -24,6 +24,8 @@ from aiokafka.errors import (
 from aiokafka.protocol.admin import DescribeConfigsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
+from loggpt_stream.connection import NotYetError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
@@ -157,15 +159,20 @@ def must_hold(settings: MemberSettings, cluster: Cluster) -> Iterator[Finding]:
             )
         elif name not in cluster.topics:
             yield Finding(role, Level.FAILURE, f"{name} does not exist", _creation(settings, role, name, cluster))
-        elif cluster.topics[name].leaderless:
-            topic = cluster.topics[name]
+    yield from _leaderless(settings, cluster)
+    yield from _state_fits(settings, cluster)
+
+
+def _leaderless(settings: MemberSettings, cluster: Cluster) -> Iterator[Finding]:
+    for role, name in settings.topics().items():
+        topic = cluster.topics.get(name)
+        if topic is not None and topic.leaderless:
             yield Finding(
                 role,
                 Level.FAILURE,
                 f"{name}: {topic.leaderless} of {topic.partitions} partitions have no leader",
                 "start the brokers that hold them: kafka-topics.sh --describe --unavailable-partitions names them",
             )
-    yield from _state_fits(settings, cluster)
 
 
 def _creation(settings: MemberSettings, role: str, name: str, cluster: Cluster) -> str:
@@ -219,14 +226,14 @@ def alter_config(settings: MemberSettings, topic: str, config: str) -> str:
 async def refusal(settings: MemberSettings) -> str | None:
     """Return why the daemon must not start reading, in the doctor's words, a finding a line; None where it may.
 
-    Raises `KafkaError`, `OSError` or `TimeoutError` where the broker does not answer: to wait for it is the caller's.
-    `UserError` for an unusable CA file.
+    Raises `KafkaError`, `OSError` or `TimeoutError` where the broker does not answer, and where brokers are away that
+    some partitions are on: to wait for them is the caller's. `UserError` for an unusable CA file.
     """
     async with kafka_client(settings.kafka) as client, asyncio.timeout(ANSWER_WITHIN_S):
         cluster = await look_up(client, settings.topics().values())
-    lines = [
-        f"{finding.check}: {finding.found}. To put it right: {finding.remedy}"
-        for finding in must_hold(settings, cluster)
-        if finding.level is Level.FAILURE
-    ]
-    return "\n".join(lines) or None
+    passing = list(_leaderless(settings, cluster))
+    lasting = [each for each in must_hold(settings, cluster) if each.level is Level.FAILURE and each not in passing]
+    told = "\n".join(f"{each.check}: {each.found}. To put it right: {each.remedy}" for each in lasting or passing)
+    if passing and not lasting:
+        raise NotYetError(told)
+    return told or None
