@@ -56,7 +56,8 @@ class Trial:
 
     instance_id: under which one daemon after the other runs (static membership: the group waits for nobody); None where
     there are several at a time. faults: how many of which sort there have been. wrong: daemons that did not end as they
-    should.
+    should. None of these faults is a reason for a daemon to end: it waits for brokers, and takes over anew. Whoever
+    gives it one (a scorer that hangs, a damaged state topic) waits for that end with `ended`.
     """
 
     def __init__(self, bench: Bench, name: str, *, topics: Topics, partitions: int, seed: int) -> None:
@@ -69,7 +70,6 @@ class Trial:
         self.faults: Counter[str] = Counter()
         self.wrong: list[str] = []
         self._seed = seed
-        self._killed: set[int] = set()
         self._stop = asyncio.Event()
         self._finished = False
         self._input: asyncio.Task[None]
@@ -120,10 +120,12 @@ class Trial:
         return daemon
 
     def kill(self, daemon: DaemonProcess) -> None:
-        """End a daemon with SIGKILL."""
-        self._killed.add(daemon.process.pid)
+        """End a daemon with SIGKILL; that it had ended before is noted."""
+        before = daemon.process.poll()
         daemon.process.kill()
-        daemon.process.wait(_END_TIMEOUT_S)
+        code = daemon.process.wait(_END_TIMEOUT_S)
+        if before is not None or code != -signal.SIGKILL:
+            self._note_end(daemon, code)
         self._forget(daemon)
         self.faults["kill -9"] += 1
 
@@ -172,11 +174,21 @@ class Trial:
         self._forget(daemon)
         return code == -signal.SIGKILL
 
+    async def ended(self, daemon: DaemonProcess, code: int, within_s: float = _END_TIMEOUT_S) -> str:
+        """Wait for a daemon that has every reason to end by itself, with this exit code; return its log."""
+        found = await asyncio.to_thread(daemon.process.wait, within_s)
+        log = daemon.log_path.read_text()
+        if found != code:
+            raise AssertionError(f"exit code {found}, not {code}; log:\n{log[-6000:]}")
+        self._forget(daemon)
+        return log
+
     def revive(self) -> int:
-        """Start a daemon for each that has ended by itself, which is noted unless it says so by its exit code."""
+        """Start a daemon for each that has ended by itself, which is noted: a supervisor would hide it."""
         ended = [each for each in self.daemons if each.process.poll() is not None]
         for each in ended:
-            self.faults[f"ended by itself with exit code {each.process.poll()}"] += 1
+            self.faults["ended by itself"] += 1
+            self._note_end(each, each.process.poll())
             self._forget(each)
             self.start()
         return len(ended)
@@ -226,8 +238,11 @@ class Trial:
         )
         await settled(topics, expected, _QUIET_S)
         for daemon in list(self.daemons):
-            if daemon.process.poll() is None:
+            code = daemon.process.poll()
+            if code is None:
                 await self.leave(daemon)
+            elif code != 0:
+                self._note_end(daemon, code)
         # The markers of the last transactions may take a moment to be written.
         deadline_s = time.monotonic() + _MARKERS_WITHIN_S
         while True:
@@ -238,6 +253,9 @@ class Trial:
         if self.wrong:
             told.findings["daemons that did not end as they should"] = self.wrong
         return told
+
+    def _note_end(self, daemon: DaemonProcess, code: int | None) -> None:
+        self.wrong.append(f"ended by itself with exit code {code}: {daemon.log_path}")
 
     def _forget(self, daemon: DaemonProcess) -> None:
         self.daemons.remove(daemon)

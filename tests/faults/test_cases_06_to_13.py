@@ -70,14 +70,6 @@ async def right(running: Trial) -> None:
     assert verdict.ok, verdict.text()
 
 
-async def exits(daemon: DaemonProcess, code: int, *words: str) -> None:
-    """Wait until a daemon ends by itself with this code, saying these words."""
-    assert await asyncio.to_thread(daemon.process.wait, 60) == code, daemon.log_path.read_text()[-3000:]
-    log = daemon.log_path.read_text()
-    for each in words:
-        assert each in log
-
-
 async def test_case_06_connections_are_cut_at_each_request_of_a_transaction(bench: Bench) -> None:
     outcome = await scenarios.cuts(bench, chance(6), Size(rounds=10, minutes=0))
     assert outcome.verdict.ok, outcome.verdict.text()
@@ -248,7 +240,7 @@ async def test_case_11_a_scorer_that_fails_ends_the_daemon_and_the_next_one_scor
     daemon = one.start("--score-timeout-s", "2", fault=fault)
     await daemon.reached("loggpt_sessions_scored_total", 1)
     await one.send(1_000)
-    await exits(daemon, code, words)
+    assert words in await one.ended(daemon, code)
     one.start()
     await right(one)
 
@@ -296,7 +288,9 @@ async def test_case_12_a_damaged_state_topic_is_refused_and_it_is_said_what_to_d
     await has_committed(one, 500)
     assert await daemon.terminate() == 0
     await write_state(one, b"0/0", b"nonsense")
-    await exits(one.start(), 2, "the state topic is damaged: a record without place", "delete and create the topic")
+    said = await one.ended(one.start(), 2)
+    assert "the state topic is damaged: a record without place" in said
+    assert "delete and create the topic" in said
 
 
 async def test_case_12_a_missing_change_is_refused(one: Trial) -> None:
@@ -305,7 +299,7 @@ async def test_case_12_a_missing_change_is_refused(one: Trial) -> None:
     await has_committed(one, 500)
     assert await daemon.terminate() == 0
     await write_state(one, b"0/0", None)
-    await exits(one.start(), 2, "the state topic is damaged: snapshot 1 is missing")
+    assert "the state topic is damaged: snapshot 1 is missing" in await one.ended(one.start(), 2)
 
 
 async def test_case_12_an_aborted_tail_is_passed_over(one: Trial) -> None:
