@@ -102,10 +102,15 @@ class Published:
 
 @dataclass(slots=True)
 class Verdict:
-    """What is wrong, by sort; nothing if all lists are empty."""
+    """What is wrong, by sort; nothing if all lists are empty.
+
+    sessions, alerts, lines: how many were expected. early: how many early alerts there were; the input alone does not
+    say how many there should be.
+    """
 
     sessions: int
     alerts: int
+    early: int
     lines: int
     findings: dict[str, list[str]]
 
@@ -118,13 +123,19 @@ class Verdict:
         """Return the verdict on this and another input together."""
         sorts = [*self.findings, *(sort for sort in other.findings if sort not in self.findings)]
         findings = {sort: [*self.findings.get(sort, []), *other.findings.get(sort, [])] for sort in sorts}
-        return Verdict(self.sessions + other.sessions, self.alerts + other.alerts, self.lines + other.lines, findings)
+        return Verdict(
+            self.sessions + other.sessions,
+            self.alerts + other.alerts,
+            self.early + other.early,
+            self.lines + other.lines,
+            findings,
+        )
 
     def text(self) -> str:
         """Return one line where all is well, else a line for each sort of finding with its first few."""
         right = f"{self.sessions:,} sessions with {self.lines:,} lines, {self.alerts:,} alerts"
         if self.ok:
-            return f"exactly once: {right}"
+            return f"exactly once: {right} and {self.early:,} early ones"
         told = [f"NOT exactly once: {right} expected"]
         for sort, found in self.findings.items():
             if found:
@@ -302,12 +313,12 @@ def judge(expected: Expectation, seen: Published) -> Verdict:
         findings["lines that the offline pass itself lost"].append(f"{expected.events} events, {expected}")
     ids: defaultdict[Identity, set[str]] = defaultdict(set)
     _judge_scores(expected, seen.scores, ids, findings)
-    _judge_alerts(expected, seen.alerts, ids, findings)
+    early = _judge_alerts(expected, seen.alerts, ids, findings)
     _judge_dead_letters(expected, seen.dead_letters, findings)
     several = {which: each for which, each in ids.items() if len(each) > 1}
     findings["ids of one session that differ"] += [f"{which}: {sorted(each)}" for which, each in several.items()]
     alerts = sum(each.anomalous for each in expected.sessions.values())
-    return Verdict(len(expected.sessions), alerts, expected.lines, dict(findings))
+    return Verdict(len(expected.sessions), alerts, early, expected.lines, dict(findings))
 
 
 def _judge_scores(
@@ -342,7 +353,8 @@ def _judge_alerts(
     records: Sequence[Record],
     ids: defaultdict[Identity, set[str]],
     findings: dict[str, list[str]],
-) -> None:
+) -> int:
+    """Return how many early alerts there are."""
     final: defaultdict[Identity, list[int]] = defaultdict(list)
     early: defaultdict[Identity, list[int]] = defaultdict(list)
     for record in records:
@@ -367,6 +379,7 @@ def _judge_alerts(
             findings["alerts missing"].append(str(identity))
     _repeated(final, "alerts twice", findings)
     _repeated(early, "early alerts twice", findings)
+    return sum(map(len, early.values()))
 
 
 def _judge_dead_letters(expected: Expectation, records: Sequence[Record], findings: dict[str, list[str]]) -> None:

@@ -31,7 +31,10 @@ _PACKAGES: Final = ("aiokafka", "torch")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One scenario, once. started: RFC 3339 in UTC. faults: how many of which sort. samples: of the soak, by column."""
+    """One scenario, once. started: RFC 3339 in UTC. faults: how many of which sort. samples: of the soak, by column.
+
+    early_alerts: how many there were beside the final ones; older runs had them switched off.
+    """
 
     scenario: str
     description: str
@@ -46,6 +49,7 @@ class Result:
     lines: int
     findings: Mapping[str, Sequence[str]]
     samples: Sequence[Mapping[str, float]] = ()
+    early_alerts: int = 0
 
     @property
     def ok(self) -> bool:
@@ -94,7 +98,7 @@ def markdown(results: Sequence[Result]) -> str:
         found = "; ".join(f"{len(items)} {sort}" for sort, items in each.findings.items() if items) or "none"
         told.append(
             f"| {each.scenario} | {each.started[:10]} | {faults} | {each.lines:,} | {each.sessions:,} "
-            f"| {each.alerts:,} | {each.seconds / 60:.1f} | {found} |"
+            f"| {_alerts(each)} | {each.seconds / 60:.1f} | {found} |"
         )
     told += ["", "## What each does, and how to repeat it", ""]
     for each in ordered:
@@ -106,6 +110,10 @@ def markdown(results: Sequence[Result]) -> str:
     every = sorted({f"{name} {number}" for each in ordered for name, number in each.versions.items()})
     told += ["## Versions", "", ", ".join(every) + ".", ""]
     return "\n".join(told)
+
+
+def _alerts(result: Result) -> str:
+    return f"{result.alerts:,}" + (f" and {result.early_alerts:,} early" if result.early_alerts else "")
 
 
 def _findings(result: Result) -> list[str]:

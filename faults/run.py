@@ -69,7 +69,7 @@ async def run(options: argparse.Namespace) -> int:
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     folder = Path(tempfile.mkdtemp(prefix="loggpt-faults-"))
     with Zygote() as zygote:
-        bundle = await asyncio.to_thread(tiny_bundle, folder / "bundle", alert_share=1.0)
+        bundle = await asyncio.to_thread(tiny_bundle, folder / "bundle", alert_share=1.0, early_share=1.0)
         async with cluster(folder / "kafka") as brokers:
             bench = Bench(folder, brokers, zygote, bundle)
             right = {
@@ -111,6 +111,7 @@ async def _scenario(bench: Bench, name: str, wanted: Size, seed: int, options: a
         faults=dict(outcome.faults),
         sessions=verdict.sessions,
         alerts=verdict.alerts,
+        early_alerts=verdict.early,
         lines=verdict.lines,
         findings=verdict.findings,
         samples=[asdict(each) for each in outcome.samples],

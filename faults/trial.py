@@ -110,7 +110,7 @@ class Trial:
             "--clock-speed",
             "1e-6",
         ]
-        wanted += ["--session-timeout-s", str(SESSION_TIMEOUT_S)]
+        wanted += ["--session-timeout-s", str(SESSION_TIMEOUT_S), "--early-every-s", "0.3"]
         if self.instance_id:
             wanted += ["--instance-id", self.instance_id]
         fork = partial(self.bench.zygote.start, failpoint=failpoint, netns=netns)

@@ -26,8 +26,8 @@ def zygote() -> Iterator[Zygote]:
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Every session is above the threshold: each one yields an alert."""
-    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle", steps=5, alert_share=1.0)
+    """Every session is above both thresholds: each one yields an alert, and an early one if it is seen while open."""
+    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle", steps=5, alert_share=1.0, early_share=1.0)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -28,6 +28,8 @@ async def test_case_01_kill_9_at_random_moments(bench: Bench) -> None:
     outcome = await scenarios.kill9(bench, chance(1), Size(rounds=3, minutes=0))
     assert outcome.verdict.ok, outcome.verdict.text()
     assert outcome.faults["kill -9"] == 3
+    # What the oracle says of early alerts is only worth something where there are any.
+    assert outcome.verdict.early > 0
 
 
 # Where no life of a healthy daemon among healthy brokers comes by, and why.

@@ -49,7 +49,14 @@ async def quiet_run(kafka: KafkaServer, zygote: Zygote, bundle: Bundle, folder: 
         verdict = await running.verdict()
         topics = running.topics
         expected = expect(read_committed(kafka.bootstrap, topics.input), bundle)
-        return Quiet(expected, published(topics), verdict.findings)
+        seen = published(topics)
+        # The tests below spoil the first alert, and mean one that has to be there.
+        final = [each for each in seen.alerts if not is_early(each)]
+        return Quiet(expected, replace(seen, alerts=final), verdict.findings)
+
+
+def is_early(alert: Record) -> bool:
+    return bool(orjson.loads(alert.value or b"")["loggpt"]["stage"] == "early")
 
 
 def test_an_undisturbed_daemon_is_found_to_be_right(quiet: Quiet) -> None:
@@ -148,14 +155,19 @@ def test_dead_letters_are_watched_too(
     assert {each for each, items in verdict.findings.items() if items} == {f"dead letters {sort}"}
 
 
-def test_an_early_alert_may_be_there_once(quiet: Quiet) -> None:
+def test_an_early_alert_may_be_there_once_and_of_no_session_but_these(quiet: Quiet) -> None:
     def early(value: Any) -> None:
         value["loggpt"]["stage"] = "early"
 
     one = changed(quiet.seen.alerts[0], early)
-    assert judge(quiet.expected, replace(quiet.seen, alerts=[one, *quiet.seen.alerts])).ok
+    right = judge(quiet.expected, replace(quiet.seen, alerts=[one, *quiet.seen.alerts]))
+    assert right.ok
+    assert right.early == 1
     verdict = judge(quiet.expected, replace(quiet.seen, alerts=[one, one, *quiet.seen.alerts]))
     assert {each for each, items in verdict.findings.items() if items} == {"early alerts twice"}
+    stray = changed(one, from_elsewhere)
+    verdict = judge(quiet.expected, replace(quiet.seen, alerts=[stray, *quiet.seen.alerts]))
+    assert {each for each, items in verdict.findings.items() if items} == {"early alerts unexpected"}
 
 
 def test_two_verdicts_are_added(quiet: Quiet) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,6 +50,10 @@ def test_the_report_has_a_row_a_scenario_with_what_was_found_and_the_command_tha
     assert "    python -m faults.run --only storm --seed 7" in text
     assert "Apache Kafka" in text
     assert text.index("| kill9") < text.index("| storm")
+
+
+def test_early_alerts_are_told_where_there_were_any() -> None:
+    assert "| 1,200 and 34 early | 1.5 |" in markdown([replace(result("kill9", {}), early_alerts=34)])
 
 
 def test_the_soaks_samples_are_a_short_table_and_curves(tmp_path: Path) -> None:
