@@ -40,7 +40,7 @@ _FEWEST, _USUAL = 3, 4
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of everything: `rounds` of a scenario, `minutes` of the soak, records a second of input.
+    """How much of everything: `rounds` of a scenario, `minutes` of the soak and its faults, records a second of input.
 
     points: pattern of the failpoints wanted. Those of the daemon, or of aiokafka's producer too where it says so.
     """
@@ -49,6 +49,7 @@ class Size:
     minutes: float
     records_per_s: float = 300.0
     points: str = DAEMON_POINTS
+    fault_every_s: float = 60.0
 
     def failpoints(self) -> list[str]:
         """Return the failpoints wanted. Raises `UserError` where there are none."""
@@ -352,7 +353,7 @@ async def die_at(bench: Bench, rng: random.Random, size: Size, points: Sequence[
 
 
 async def soak(bench: Bench, rng: random.Random, size: Size) -> Outcome:
-    """Let two daemons run for long with a fault a minute of any sort; their memory and lag are sampled."""
+    """Let two daemons run for long with a fault of any sort every so often; their memory and lag are sampled."""
     proxy = bench.cluster.proxy
     if proxy is None:
         raise ValueError("this cluster has no proxy")
@@ -362,12 +363,12 @@ async def soak(bench: Bench, rng: random.Random, size: Size) -> Outcome:
         for _ in range(2):
             await _ready(running.start(bootstrap=proxy.bootstrap))
         began_s = time.monotonic()
-        next_fault_s = 60.0
+        next_fault_s = size.fault_every_s
         while (at_s := time.monotonic() - began_s) < size.minutes * 60:
             await asyncio.sleep(_SAMPLE_EVERY_S)
             samples.append(await _sample(running, at_s))
             if at_s >= next_fault_s:
-                next_fault_s += 60.0
+                next_fault_s += size.fault_every_s
                 await _any_fault(bench, running, rng, proxy.bootstrap)
                 running.revive()
                 bench.say(f"soak: {at_s / 60:.0f} of {size.minutes:.0f} min, {samples[-1]}")

@@ -367,6 +367,7 @@ async def write_state(running: Trial, key: bytes, value: bytes | None, *, commit
 
 
 async def test_case_13_a_minute_of_everything(bench: Bench) -> None:
-    outcome = await scenarios.soak(bench, chance(13), Size(rounds=0, minutes=0.5))
+    outcome = await scenarios.soak(bench, chance(13), Size(rounds=0, minutes=0.75, fault_every_s=8.0))
     assert outcome.verdict.ok, outcome.verdict.text()
+    assert sum(outcome.faults.values()) >= 3, outcome.faults
     assert outcome.samples[-1].rss_mb < 1.5 * outcome.samples[0].rss_mb + 100
