@@ -34,6 +34,8 @@ _SAMPLE_EVERY_S: Final = 5.0
 # Within so long a daemon that owns partitions comes to anything that it does all the time.
 _ACTS_WITHIN_S: Final = 10.0
 _POINTS_A_TRIAL: Final = 20
+# Longer than any zombie is stopped: until it is ready, or does not get so far, and past the session timeout.
+_ZOMBIE_TRANSACTION_S: Final = 60.0
 # Members of the storm's group.
 _FEWEST, _USUAL = 3, 4
 
@@ -73,12 +75,16 @@ class Sample:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a scenario. unreached: failpoints that no daemon came to."""
+    """What came of a scenario.
+
+    unreached: failpoints that no daemon came to. fenced: zombies that wrote when they woke, and were refused.
+    """
 
     verdict: Verdict
     faults: Counter[str]
     samples: list[Sample] = field(default_factory=list)
     unreached: list[str] = field(default_factory=list)
+    fenced: int = 0
 
 
 Scenario = Callable[[Bench, "random.Random", Size], Awaitable[Outcome]]
@@ -104,6 +110,7 @@ async def kill9(bench: Bench, rng: random.Random, size: Size) -> Outcome:
 async def zombies(bench: Bench, rng: random.Random, size: Size) -> Outcome:
     """SIGSTOP a daemon, at a random moment or at a random await, until the group has given up on it; then SIGCONT."""
     points = size.failpoints()
+    fenced = 0
     async with trial(bench, "zombies", rng) as running:
         running.begin(size.records_per_s)
         running.start()
@@ -111,7 +118,8 @@ async def zombies(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             failpoint = None
             if number % 2:
                 failpoint = Failpoint(rng.choice(points), "before", rng.randint(1, 4), "stop")
-            zombie = running.start(failpoint=failpoint)
+            # One that gave up its transaction by the time that it wakes would not try to commit it.
+            zombie = running.start("--transaction-timeout-s", f"{_ZOMBIE_TRANSACTION_S:g}", failpoint=failpoint)
             await _ready(zombie, 20.0)
             await asyncio.sleep(rng.uniform(0.1, 3.0))
             zombie.process.send_signal(signal.SIGSTOP)
@@ -121,9 +129,11 @@ async def zombies(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             await asyncio.sleep(rng.uniform(0.5, 6.0))
             if zombie.process.poll() is None:
                 await running.leave(zombie)
+            fenced += any(each["event"] == "partition_fenced" for each in zombie.events())
             running.revive()
             _progress(bench, running, number, size.rounds)
-        return Outcome(await running.verdict(), running.faults)
+        bench.say(f"zombies: {fenced} of {size.rounds} wrote when they woke, and were refused")
+        return Outcome(await running.verdict(), running.faults, fenced=fenced)
 
 
 async def rolling(bench: Bench, rng: random.Random, size: Size) -> Outcome:

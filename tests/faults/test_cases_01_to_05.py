@@ -75,6 +75,7 @@ async def test_case_03_a_daemon_stopped_past_the_session_timeout_commits_nothing
     size = Size(rounds=2, minutes=0, points=r"TransactionalLog\._write")
     outcome = await scenarios.zombies(bench, chance(3), size)
     assert outcome.verdict.ok, outcome.verdict.text()
+    assert outcome.fenced > 0
 
 
 async def test_case_04_brokers_are_restarted_one_after_the_other(bench: Bench) -> None:
