@@ -232,21 +232,29 @@ async def test_while_the_broker_is_away_the_wall_clock_closes_nothing(
     kafka: KafkaServer, bundle: Bundle, tmp_path: Path
 ) -> None:
     topics = await Topics.create(kafka.bootstrap)
-    key = "a" * 8 + "-0000-4000-8000-000000000000"
-    # The idle gap of 60 s passes in 20 s.
-    with DaemonProcess(tmp_path, [*topics.flags(), "--bundle", str(bundle.path), "--clock-speed", "3"]) as daemon:
+    key, other = (digit * 8 + "-0000-4000-8000-000000000000" for digit in "ab")
+    # The idle gap of 60 s passes in 40 s: in less than the outage, and in more than the daemon takes to notice it (at
+    # most 13 s, which count) and to read again after it.
+    with DaemonProcess(tmp_path, [*topics.flags(), "--bundle", str(bundle.path), "--clock-speed", "1.5"]) as daemon:
         await daemon.ready()
         await produce(kafka.bootstrap, topics.input, [instance_line(0, key, "one")])
-        await daemon.reached("loggpt_sessions_open", 1)
+        # The outage must meet an open session: a transaction under way would have its partition taken over anew.
+        async with asyncio.timeout(30):
+            while await committed(topics) != 1:
+                await asyncio.sleep(0.1)
         kafka.stop_broker(0)
         try:
             await daemon.saw("broker_unavailable")
-            await asyncio.sleep(25)
+            await asyncio.sleep(42)
+            assert await daemon.metric("loggpt_sessions_open") == 1
         finally:
             kafka.start_broker(0)
-        await produce(kafka.bootstrap, topics.input, [instance_line(5, key, "two")])
+        # The second one closes the session by its time.
+        lines = [instance_line(5, key, "two"), instance_line(5, other, "later").replace(b" 04:07", b" 04:09")]
+        await produce(kafka.bootstrap, topics.input, lines)
         await daemon.reached("loggpt_sessions_scored_total", 1)
         assert await daemon.terminate() == 0
+        assert [each for each in daemon.events() if each["event"] in ("partition_lost", "partition_fenced")] == []
     scored = [orjson.loads(record.value)["session"] for record in await read_all(kafka.bootstrap, topics.scores)]
     assert [(each["key"], each["lines"]) for each in scored] == [(key, 2)]
 
