@@ -66,8 +66,10 @@ report: .venv/.ready
 # One thread for each process: the test processes already fill the cores. Nothing may ask a model hub for anything.
 test: export OMP_NUM_THREADS ?= 1
 test: export HF_HUB_OFFLINE = 1
+# Each test has its own time limit; this one ends test processes that hang between two tests.
+# --foreground: Ctrl-C reaches the tests.
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+	timeout --foreground --kill-after=30 2400 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=90 $(ARGS)
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
