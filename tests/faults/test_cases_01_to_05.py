@@ -59,6 +59,7 @@ def points_of_commit_and_restore() -> list[str]:
     return found
 
 
+@pytest.mark.timeout(900)  # more than forty lives, one after the other
 async def test_case_02_a_kill_at_every_await_of_commit_and_restore(bench: Bench) -> None:
     points = points_of_commit_and_restore()
     assert {name for name in _UNREACHED if not any(point.endswith(name) for point in points)} == set()
