@@ -46,6 +46,7 @@ _STOP_TIMEOUT_S: Final = 20.0
 _DOWNLOAD_TIMEOUT_S: Final = 900.0
 # Below Linux's range for outgoing connections, so that nobody takes a stopped broker's port before it is back.
 _PORTS: Final = range(20_000, 32_000)
+_MOST_WORKERS: Final = 16
 
 _COPY_PLUGIN: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
 _POM: Final = f"""<project>
@@ -221,7 +222,8 @@ class KafkaServer:
             properties = _properties(node, voters, self.brokers, self.settings, self.further)
             command = [*_java(libs, 128), "kafka.tools.StorageTool", "format", "-t", cluster_id]
             if self.security is not None:
-                properties = _secured(properties, self.security)
+                promised = {port for other in self._nodes for port in (other.port, other.controller_port)}
+                properties = _secured(properties, self.security, promised)
                 command += self.security.format_options()
             (node.folder / "server.properties").write_text(properties)
             told = subprocess.run(
@@ -319,9 +321,9 @@ def _properties(
     return "".join(f"{name}={value}\n" for name, value in {**settings, **over}.items())
 
 
-def _secured(properties: str, security: Security) -> str:
-    """Return a broker's settings with the listeners of `security` beside the others."""
-    ports = dict(zip(LISTENERS, free_ports(len(LISTENERS)), strict=True))
+def _secured(properties: str, security: Security, promised: Collection[int]) -> str:
+    """Return a broker's settings with the listeners of `security` beside the others, which have `promised` ports."""
+    ports = dict(zip(LISTENERS, free_ports(len(LISTENERS), besides=promised), strict=True))
     addresses = "".join(f",{name}://127.0.0.1:{port}" for name, port in ports.items())
     kinds = "".join(f",{name}:{protocol}" for name, protocol in LISTENERS.items())
     added = {"listeners": addresses, "advertised.listeners": addresses, "listener.security.protocol.map": kinds}
@@ -331,9 +333,14 @@ def _secured(properties: str, security: Security) -> str:
 
 
 def free_ports(count: int, besides: Collection[int] = ()) -> list[int]:
-    """Return so many ports of this machine that nobody listens on, none of them in `besides`."""
+    """Return so many ports of this machine that nobody listens on, none of them in `besides`.
+
+    A port is free until a broker listens there, seconds later: each test process has ports of its own, so that two of
+    them do not choose the same.
+    """
     found: list[int] = []
-    for port in random.SystemRandom().sample(_PORTS, k=len(_PORTS)):
+    ports = _ports_of(os.environ.get("PYTEST_XDIST_WORKER", ""))
+    for port in random.SystemRandom().sample(ports, k=len(ports)):
         if len(found) == count:
             break
         if port in besides:
@@ -345,6 +352,15 @@ def free_ports(count: int, besides: Collection[int] = ()) -> list[int]:
                 continue
         found.append(port)
     return found
+
+
+def _ports_of(worker: str) -> range:
+    """Return the ports of a test process that xdist calls "gw0", "gw1" and so on; all where there is but one."""
+    if not worker:
+        return _PORTS
+    share = len(_PORTS) // _MOST_WORKERS
+    first = _PORTS.start + int(worker.removeprefix("gw")) % _MOST_WORKERS * share
+    return range(first, first + share)
 
 
 def _listens(port: int) -> bool:

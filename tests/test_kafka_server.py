@@ -13,7 +13,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerFenced
 
-from tests.kafka_server import KafkaServer, create_topic, missing_programs, unique_name
+from tests.kafka_server import KafkaServer, create_topic, free_ports, missing_programs, unique_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +38,15 @@ async def read(bootstrap: str, topic: str, count: int, isolation_level: str = "r
 async def send(producer: AIOKafkaProducer, topic: str, values: Iterable[bytes]) -> None:
     for value in values:
         await producer.send_and_wait(topic, value)
+
+
+def test_test_processes_side_by_side_choose_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = []
+    for worker in ("gw0", "gw1", "gw15"):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+        chosen.append(set(free_ports(300)))
+    assert len(set.union(*chosen)) == 3 * 300
+    assert all(20_000 <= port < 32_000 for port in set.union(*chosen))
 
 
 async def test_what_is_produced_is_read_back_in_order(kafka: KafkaServer) -> None:
