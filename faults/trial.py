@@ -13,7 +13,7 @@ from operator import attrgetter
 from subprocess import TimeoutExpired
 from typing import TYPE_CHECKING, Final, Self
 
-from faults.oracle import Verdict, expect, judge, published, read_committed, settled
+from faults.oracle import Expectation, Verdict, expect, judge, published, read_committed, settled
 from faults.workload import Workload
 from tests.daemon_process import DaemonProcess, Topics, with_fault
 
@@ -243,13 +243,7 @@ class Trial:
                 await self.leave(daemon)
             elif code != 0:
                 self._note_end(daemon, code)
-        # The markers of the last transactions may take a moment to be written.
-        deadline_s = time.monotonic() + _MARKERS_WITHIN_S
-        while True:
-            told = judge(expected, await asyncio.to_thread(published, topics))
-            if awaited(told) or time.monotonic() > deadline_s:
-                break
-            await asyncio.sleep(2.0)
+        told = await verdict(topics, expected, awaited)
         if self.wrong:
             told.findings["daemons that did not end as they should"] = self.wrong
         return told
@@ -272,6 +266,21 @@ class Trial:
         for daemon in self.daemons:
             daemon.process.kill()
         await self._workload.__aexit__()
+
+
+async def verdict(
+    topics: Topics, expected: Expectation, awaited: Callable[[Verdict], bool] = attrgetter("ok")
+) -> Verdict:
+    """Return the oracle's verdict once it is as `awaited`, or after a while.
+
+    Markers of the last transactions may take a moment to be written, after the daemon has ended too.
+    """
+    deadline_s = time.monotonic() + _MARKERS_WITHIN_S
+    while True:
+        told = judge(expected, await asyncio.to_thread(published, topics))
+        if awaited(told) or time.monotonic() > deadline_s:
+            return told
+        await asyncio.sleep(2.0)
 
 
 async def _keep_awake(daemon: DaemonProcess) -> None:
