@@ -79,19 +79,30 @@ async def test_a_daemon_dies_at_the_failpoint_that_it_was_started_with(
         assert (said["point"], said["hit"]) == (poll, 3)
 
 
-def test_the_forks_end_with_the_zygote_and_the_zygote_with_who_started_it() -> None:
-    script = (
-        "import pathlib, sys, time\n"
-        "from faults.zygote import Zygote\n"
-        "with Zygote(['json']):\n"
-        "    print('up', flush=True)\n"
-        "    time.sleep(300)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", script], cwd=REPO, stdout=subprocess.PIPE, text=True) as run:
+# It says the process id of a fork that has got so far as to wait for a broker.
+_WITH_A_FORK = """
+import pathlib, sys, time
+from faults.zygote import Zygote
+log = pathlib.Path(sys.argv[1])
+with Zygote(["json"]) as zygote:
+    fork = zygote.start(sys.argv[2:], log)
+    while b"route_starting" not in log.read_bytes() and fork.poll() is None:
+        time.sleep(0.05)
+    print(fork.pid, flush=True)
+    time.sleep(300)
+"""
+
+
+def test_the_forks_end_with_the_zygote_and_the_zygote_with_who_started_it(tmp_path: Path) -> None:
+    arguments = [str(tmp_path / "fork.log"), "route", "--kafka.bootstrap", "127.0.0.1:9", "--http-port", "0"]
+    command = [sys.executable, "-c", _WITH_A_FORK, *arguments]
+    with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
-        assert run.stdout.readline() == "up\n"
-        children = psutil.Process(run.pid).children(recursive=True)
-        assert children
+        fork = int(run.stdout.readline())
+        zygote, *forks = psutil.Process(run.pid).children(recursive=True)
+        assert [each.pid for each in forks] == [fork], (tmp_path / "fork.log").read_text()
         run.send_signal(signal.SIGKILL)
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs([zygote, *forks], timeout=10)
+    for each in alive:
+        each.kill()
     assert alive == []
