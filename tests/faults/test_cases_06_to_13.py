@@ -73,8 +73,9 @@ async def right(running: Trial) -> None:
 async def test_case_06_connections_are_cut_at_each_request_of_a_transaction(bench: Bench) -> None:
     outcome = await scenarios.cuts(bench, chance(6), Size(rounds=10, minutes=0))
     assert outcome.verdict.ok, outcome.verdict.text()
-    cut = [name for name, times in outcome.faults.items() if "EndTxn" in name and times]
-    assert len(cut) == 2, outcome.faults
+    requests = ("EndTxn", "Produce", "AddPartitionsToTxn", "OffsetCommit", "InitProducerId")
+    wanted = {f"connection cut at a {name} {moment}" for name in requests for moment in ("request", "response")}
+    assert {name for name in wanted if not outcome.faults[name]} == set(), outcome.faults
 
 
 async def test_case_07_poison_records_become_dead_letters_or_lines_and_stop_nothing(one: Trial) -> None:
