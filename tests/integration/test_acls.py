@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
-    KafkaError,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
 )
@@ -44,10 +44,13 @@ from loggpt_stream.route.cli import RouteCommand
 from loggpt_stream.route.cli import _create as create_for_router
 from loggpt_stream.route.settings import RouteSettings
 from loggpt_stream.settings import KafkaSettings
+from tests.daemon_process import DaemonProcess, RouteProcess, Topics, produce, read_all
 from tests.integration.conftest import PASSWORDS
 from tests.kafka_server import create_topic, unique_name
+from tests.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
+    from loggpt_stream.model.bundle import Bundle
     from tests.kafka_server import KafkaServer
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "kafka" / "acls.sh"
@@ -102,6 +105,12 @@ class Names:
 
     def topics(self) -> list[str]:
         return [self.input, self.alerts, self.dead_letters, self.state, self.scores]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Every session is above the threshold."""
+    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle", steps=5, alert_share=1.0)
 
 
 def commands(program: str, principal: str, variables: dict[str, str]) -> list[list[str]]:
@@ -198,29 +207,21 @@ async def granted(server: KafkaServer, program: str, user: str) -> tuple[Names, 
     return names, login(server, user)
 
 
-async def exactly_once(names: Names, client: dict[str, Any], outputs: list[str]) -> None:
-    """Read the input as a group, and write outputs, state and position in one transaction; read the state back."""
-    consumer = AIOKafkaConsumer(
-        names.input,
-        **client,
-        group_id=names.group,
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",
-        enable_auto_commit=False,
-    )
-    identity = f"{names.group}-{names.input}-0"
-    producer = AIOKafkaProducer(**client, transactional_id=identity, acks="all", compression_type="zstd")
-    async with asyncio.timeout(60), consumer, producer:
-        assert (await consumer.getone()).value == b"line"
-        async with producer.transaction():
-            for topic in (*outputs, names.state):
-                await producer.send_and_wait(topic, b"done", b"key", partition=0)
-            await producer.send_offsets_to_transaction({TopicPartition(names.input, 0): 1}, names.group)
-        await consumer.commit({TopicPartition(names.input, 0): 1})
-    state = AIOKafkaConsumer(**client, isolation_level="read_committed", auto_offset_reset="earliest")
-    async with asyncio.timeout(60), state:
-        state.assign([TopicPartition(names.state, 0)])
-        assert (await state.getone()).value == b"done"
+def login_flags(server: KafkaServer, user: str, folder: Path) -> list[str]:
+    """Return the flags with which one of our programs logs in as such a user."""
+    kafka = settings_of(server, user)
+    secret = folder / "password"
+    secret.write_text(PASSWORDS[user])
+    return [
+        *("--kafka.bootstrap", kafka.bootstrap, "--kafka.security-protocol", kafka.security_protocol),
+        *("--kafka.sasl-mechanism", kafka.sasl_mechanism, "--kafka.ca-file", str(kafka.ca_file)),
+        *("--kafka.username", user, "--kafka.password-file", str(secret)),
+    ]
+
+
+def instance_line(minute: int) -> bytes:
+    instance = f"{minute:08}-0000-4000-8000-000000000000"
+    return f"2026-11-23 04:{minute:02}:00.000 7 INFO nova.compute.manager [-] [instance: {instance}] started".encode()
 
 
 async def refused_writing(client: dict[str, Any], topic: str) -> None:
@@ -261,9 +262,29 @@ async def creation(client: dict[str, Any], topic: str) -> list[int]:
         await admin.close()
 
 
-async def test_the_daemon_has_what_it_needs_and_nothing_else(secure_kafka: KafkaServer) -> None:
+async def test_the_daemon_has_what_it_needs_and_nothing_else(
+    secure_kafka: KafkaServer, bundle: Bundle, tmp_path: Path
+) -> None:
     names, client = await granted(secure_kafka, "run", "run-user")
-    await exactly_once(names, client, [names.alerts, names.dead_letters, names.scores])
+    clear = secure_kafka.bootstrap
+    topics = Topics(clear, names.input, names.alerts, names.dead_letters, names.scores, names.state, names.group)
+    flags = [*topics.flags(), *login_flags(secure_kafka, "run-user", tmp_path)]
+    flags += ["--bundle", str(bundle.path), "--clock-speed", "1e-6"]
+    await produce(clear, names.input, [None, instance_line(0)])
+    with DaemonProcess(tmp_path, flags) as daemon:
+        await daemon.reached("loggpt_records_total", 3)
+        await daemon.reached("loggpt_transactions_total", 1)
+        assert await daemon.terminate() == 0
+    # What was open comes back from the state topic, and its text for the alert from the input.
+    with DaemonProcess(tmp_path, flags) as daemon:
+        await produce(clear, names.input, [instance_line(5)])
+        await daemon.reached("loggpt_sessions_scored_total", 1)
+        assert await daemon.terminate() == 0
+    assert [letter.key for letter in await read_all(clear, names.dead_letters)] == [b"no value"]
+    (score,) = [orjson.loads(record.value) for record in await read_all(clear, names.scores)]
+    assert score["session"]["source"]["first_offset"] == 2
+    _, alert = [record.value for record in await read_all(clear, names.alerts)]
+    assert [each["text"] for each in orjson.loads(alert)["loggpt"]["top_lines"]] == [instance_line(0).decode()]
     await refused_writing(client, names.input)
     for topic in (names.alerts, names.dead_letters, names.scores):
         await refused_reading(client, topic)
@@ -301,9 +322,18 @@ async def test_dead_letters_can_be_read_and_put_back_by_a_user_of_their_own(secu
     await refused_identity(client, f"{names.group}-{names.input}-0")
 
 
-async def test_route_has_what_it_needs_and_nothing_else(secure_kafka: KafkaServer) -> None:
+async def test_route_has_what_it_needs_and_nothing_else(secure_kafka: KafkaServer, tmp_path: Path) -> None:
     names, client = await granted(secure_kafka, "route", "route-user")
-    await exactly_once(names, client, [names.alerts])
+    flags = ["--input-topic", names.input, "--output-topic", names.alerts, "--state-topic", names.state]
+    flags += ["--group", names.group, *login_flags(secure_kafka, "route-user", tmp_path)]
+    for count in (1, 2):
+        # The second one finds in the state topic where the first one was.
+        with RouteProcess(tmp_path, flags) as route:
+            await route.reached("loggpt_route_routed_total", 1)
+            assert await route.terminate() == 0
+        written = [record.value for record in await read_all(secure_kafka.bootstrap, names.alerts)]
+        assert written == [b"not for you", *[b"line"] * count]
+        await produce(secure_kafka.bootstrap, names.input, [b"line"])
     await refused_writing(client, names.input)
     await refused_writing(client, names.scores)
     await refused_reading(client, names.alerts)
@@ -356,7 +386,18 @@ async def test_topics_that_may_not_be_seen_are_not_taken_for_topics_that_are_the
 
 
 async def test_without_rights_nothing_goes(secure_kafka: KafkaServer) -> None:
-    names = Names.fresh()
-    await create_topic(secure_kafka.bootstrap, names.input)
-    with pytest.raises(KafkaError):
-        await exactly_once(names, login(secure_kafka, "limited"), [])
+    topic, client = unique_name("input"), login(secure_kafka, "limited")
+    await create_topic(secure_kafka.bootstrap, topic)
+    # A topic that may not even be described is refused before anything of it is read or written.
+    admin = AIOKafkaAdminClient(**client)
+    await admin.start()
+    assert [each["error_code"] for each in await admin.describe_topics([topic])] == [
+        TopicAuthorizationFailedError.errno
+    ]
+    await admin.close()
+    consumer = AIOKafkaConsumer(topic, **client, group_id=unique_name("any"))
+    with pytest.raises(TopicAuthorizationFailedError):
+        await asyncio.wait_for(consumer.start(), REFUSED_WITHIN_S)
+    await consumer.stop()
+    await refused_identity(client, unique_name("any"))
+    assert await creation(client, unique_name("new")) == [TopicAuthorizationFailedError.errno]
