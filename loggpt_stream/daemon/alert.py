@@ -109,7 +109,8 @@ class AlertWriter:
                 "id": event_id,
                 "start": _iso(start_s),
                 "end": _iso(end_s),
-                "duration": round((end_s - start_s) * 1e9),
+                # ECS has it as a signed 64-bit number; a line whose clock is wrong can be centuries away.
+                "duration": min(round((end_s - start_s) * 1e9), 2**63 - 1),
                 "created": _iso(created_s),
                 "severity": _severity(verdict),
                 "risk_score": verdict.score,

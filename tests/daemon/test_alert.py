@@ -106,15 +106,22 @@ def test_an_uncalibrated_bundle_writes_no_alerts(bundle: Bundle) -> None:
         AlertWriter(replace(bundle, calibration=None), "prod")
 
 
-@given(text=st.text(max_size=200), time_s=st.floats(-1e15, 1e15), key=st.text(min_size=1, max_size=50))
-def test_any_text_time_and_key_gives_a_valid_alert(bundle: Bundle, text: str, time_s: float, key: str) -> None:
+@given(
+    text=st.text(max_size=200),
+    times_s=st.tuples(st.floats(-1e15, 1e15), st.floats(-1e15, 1e15)),
+    key=st.text(min_size=1, max_size=50),
+)
+def test_any_text_times_and_key_give_a_valid_alert(
+    bundle: Bundle, text: str, times_s: tuple[float, float], key: str
+) -> None:
     try:
         (text + key).encode()
     except UnicodeEncodeError:  # the decoder yields no lone surrogates
         return
-    session = Session(key, "explicit", time_s, time_s, 0, lines=[Line(time_s, 0, "x", "", text)])
+    lines = [Line(time_s, offset, "x", "", text) for offset, time_s in enumerate(times_s)]
+    session = Session(key, "explicit", *times_s, 0, lines=lines)
     session.close_reason = "idle"
-    score = SessionScore(np.array([2.0]), [np.array([2.0])], {"mean_line_loss": 2.0})
+    score = SessionScore(np.array([2.0, 1.0]), [np.array([2.0]), np.array([1.0])], {"mean_line_loss": 1.5})
     deciding = {"max_line_loss": 1.0, "unseen_lines": 1.0, "absent_lines": 0.9, "digest_loss": 0.8}
     verdict = Verdict(
         anomalous=True, combination="everything", score=2.0, threshold=1.0, p_value=0.1, surprises=deciding
