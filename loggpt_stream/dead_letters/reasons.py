@@ -43,6 +43,10 @@ REASONS: Final = {
         "the daemon was told to take one shape only (--shape), and this record has another",
         "leave --shape out, or correct it, start the daemon anew, and put these records back",
     ),
+    "decoder_failed": Explanation(
+        "the decoder itself failed on this record: a mistake in this version (the detail names the error)",
+        "report it with the record; once a version that reads it is running, put these records back",
+    ),
 }
 
 UNKNOWN: Final = Explanation(

@@ -10,7 +10,7 @@ What becomes of bad input (`word`: the reason of the `UndecodableError`):
 - bytes that are mostly no text: `not_text`; a few bytes that are no UTF-8: replaced;
 - JSON that does not parse (cut off, nested too deep): `bad_json`; JSON without a text: `no_text`; in an array or an
   OTLP record, entries without text are passed over where others have one;
-- another shape than the pinned one: `other_shape`;
+- another shape than the pinned one: `other_shape`; a record that this decoder fails on: `decoder_failed`;
 - a line longer than MAX_LINE_CHARS is cut; of very many continuation lines the first and the last are kept;
 - a time that is none, or absurd: the envelope's, else Kafka's counts; another field of the wrong type counts as absent;
 - a line without header, blank ones too, is a fragment: of the event before it, or a line of its own.
@@ -100,6 +100,17 @@ def decode(record: Record, *, pin: str | None = None) -> list[Event]:
     Raises `UndecodableError` where the record holds no event; never anything else, whatever the bytes. `ValueError`
     for a pin that is no shape.
     """
+    known_shape(pin)
+    try:
+        return _decode(record, pin)
+    except UndecodableError:
+        raise
+    except Exception as error:
+        # A mistake of ours. Raised on, it would end whoever has the partition, at this record, again and again.
+        raise UndecodableError("decoder_failed", repr(error)) from error
+
+
+def _decode(record: Record, pin: str | None) -> list[Event]:
     if record.value is None:
         raise UndecodableError("null_value", "the record has no value")
     if len(record.value) > MAX_RECORD_BYTES:
@@ -121,7 +132,6 @@ def decode(record: Record, *, pin: str | None = None) -> list[Event]:
 
 
 def _pinned(text: str, envelope: Envelope, pin: str) -> list[Event]:
-    known_shape(pin)
     try:
         found = _decode_text(text, envelope, depth=0)
     except UndecodableError as error:

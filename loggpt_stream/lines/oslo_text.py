@@ -10,6 +10,8 @@ import re
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
+from loggpt_stream.lines.record import LATEST_S
+
 MAX_LINE_CHARS: Final = 8192
 MAX_CONTINUATION_LINES: Final = 200
 
@@ -166,7 +168,7 @@ def named_instance(text: str) -> str | None:
 
 
 def parse_time(text: str) -> float | None:
-    """Return epoch seconds of a text that begins with an ISO-like time (UTC if naive), or None where it is none."""
+    """Return epoch seconds of a text that begins with an ISO-like time (UTC if naive), or None if none or absurd."""
     match = _ANY_TIME.match(text)
     return _time_s(match[1], match[2], match[3]) if match else None
 
@@ -198,12 +200,13 @@ def _time_s(second: str, fraction: str | None, zone: str | None) -> float | None
     if zone and zone != "Z":
         offset_s = int(zone[1:3]) * 3600 + int(zone[-2:]) * 60
         whole_s -= offset_s if zone[0] == "+" else -offset_s
-    return whole_s + float(f".{fraction}") if fraction else float(whole_s)
+    time_s = whole_s + float(f".{fraction}") if fraction else float(whole_s)
+    # What is centuries away is no line's time; and a zone can lead out of the calendar.
+    return time_s if 0 < time_s <= LATEST_S else None
 
 
 def _epoch_s(second: str) -> int | None:
     try:
-        time_s = int(datetime.fromisoformat(second).replace(tzinfo=UTC).timestamp())
+        return int(datetime.fromisoformat(second).replace(tzinfo=UTC).timestamp())
     except ValueError:
         return None
-    return time_s if time_s > 0 else None

@@ -93,6 +93,25 @@ def check(value: bytes, **record: Any) -> None:
         assert event.time_s == 7.0 or 0 < event.time_s < 1e12
 
 
+@pytest.mark.parametrize(
+    "time", ["9999-12-31 23:59:59-23:59", "3926-07-01 10:00:00.000", "1970-01-01 00:00:00+14:00", "2026-02-30 10:00:00"]
+)
+def test_a_time_that_no_line_can_have_is_none(time: str) -> None:
+    record = {"message": "x", "name": "nova", "levelname": "INFO", "asctime": time, "created": None}
+    for value in (orjson.dumps(record), f"{time} 7 INFO nova.compute.manager [-] x".encode()):
+        (event,) = of(value)
+        assert (event.time_s, event.level) == (7.0, "INFO")
+
+
+def test_a_record_that_the_decoder_fails_on_is_refused_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise IndexError("what nobody thought of")
+
+    monkeypatch.setattr("loggpt_stream.lines.decode._decode_text", fails)
+    with pytest.raises(UndecodableError, match=r"decoder_failed: IndexError.*nobody thought of"):
+        of(b"x")
+
+
 @pytest.mark.parametrize("field", ["level", "name", "message", "traceback"])
 @pytest.mark.parametrize("separator", ["\n", "\x1e", "\x85", "\u2028"])
 def test_a_name_that_holds_line_separators_breaks_no_raw_line(field: str, separator: str) -> None:
