@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from typing import TYPE_CHECKING, Final
 
 from loggpt_stream.daemon.service import Daemon
 from loggpt_stream.daemon.settings import DaemonSettings
-from loggpt_stream.logs import configure
+from loggpt_stream.errors import UserError
+from loggpt_stream.logs import configure, shown
 from loggpt_stream.model.bundle import load_bundle
 from loggpt_stream.process import run_until_signalled
 from loggpt_stream.settings import load
@@ -35,7 +37,13 @@ def main(argv: Sequence[str]) -> int:
     # Sessions are many long-lived objects without cycles: Python's default would look for garbage 14 times as often.
     gc.set_threshold(10_000, 10, 10)
     daemon = Daemon(settings, load_bundle(settings.bundle, key=settings.bundle_key))
-    code = run_until_signalled(daemon.run, failed="daemon_failed")
+    try:
+        code = run_until_signalled(daemon.run, failed="daemon_failed")
+    except UserError as error:
+        if not daemon.scorer_busy:
+            raise
+        print(shown(f"error: {error}", keep="\n"), file=sys.stderr, flush=True)
+        code = 2
     if daemon.scorer_busy:
         os._exit(code)  # a thread cannot be ended, and one that hangs would be waited for
     return code
