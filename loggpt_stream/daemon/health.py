@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 STALLED_AFTER_S: Final = 60.0
+_SILENT_CLIENT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,8 @@ def serve(
     """
 
     class Answers(BaseHTTPRequestHandler):
+        timeout = _SILENT_CLIENT_S  # each connection has a thread
+
         def do_GET(self) -> None:
             if self.path == "/metrics":
                 self._answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))

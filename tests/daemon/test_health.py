@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
@@ -28,6 +29,15 @@ def get(port: int, path: str) -> tuple[int, bytes]:
 def asked(health: Health, path: str, now: Callable[[], float] = lambda: 1000.0) -> tuple[int, bytes]:
     with serve("127.0.0.1", 0, Metrics().registry, health, now) as port:
         return get(port, path)
+
+
+def test_a_client_that_says_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loggpt_stream.daemon.health._SILENT_CLIENT_S", 0.1)
+    with (
+        serve("127.0.0.1", 0, Metrics().registry, Health(last_turn_s=999.0), lambda: 1000.0) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=10) as silent,
+    ):
+        assert silent.recv(1) == b""
 
 
 def test_live_while_the_main_loop_comes_round() -> None:
