@@ -8,6 +8,7 @@ daemon and `loggpt-stream route` are such members.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
@@ -38,6 +39,8 @@ log = get_logger(__name__)
 _POLL_MS: Final = 200
 _POLL_RECORDS: Final = 500
 _TURN_S: Final = 2.0
+# The broker answers a fetch within half a second, records or not.
+_FRESH_S: Final = 3.0
 _WATCH_EVERY_S: Final = 3.0
 _ANSWER_WITHIN_S: Final = 10.0
 _MAX_BACKOFF_S: Final = 30.0
@@ -185,16 +188,19 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
     async def caught_up(self, where: TopicPartition, partition: OwnedT) -> bool:
         """Tell whether everything that the newest fetch saw of the partition has been read.
 
-        Where nothing is fetched (reading is paused, or the broker is away) nobody can tell: lines may be waiting there,
-        and time must not close the sessions that they belong to.
+        Where nothing has been fetched of late (reading is paused, the broker is away) nobody can tell: lines may be
+        waiting there, and time must not close the sessions that they belong to.
         """
         if partition.position is None or self.paused or not self._health.broker_up:
             return False
         if where not in self._consumer.assignment():
             return False
         end: int | None = self._consumer.last_stable_offset(where)
-        if end is None or end < 0:
+        fetched_ms: int | None = self._consumer.last_poll_timestamp(where)
+        if end is None or end < 0 or fetched_ms is None:
             return False
+        if time.time() - fetched_ms / 1000 > _FRESH_S:
+            return False  # the end of long ago: this process stood still, or the broker does
         if partition.position < end:
             # Behind the last record may stand control records, which only the consumer knows of.
             try:
