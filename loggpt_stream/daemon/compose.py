@@ -79,7 +79,7 @@ def dead_letter(rejected: Rejected, most_bytes: int) -> Message:
         ("loggpt_topic", record.topic.encode()),
         ("loggpt_partition", str(record.partition).encode()),
         ("loggpt_offset", str(record.offset).encode()),
-        ("loggpt_timestamp_ms", str(round(record.timestamp_s * 1000)).encode()),
+        ("loggpt_timestamp_ms", str(record.timestamp_ms).encode()),
     ]
     if len(value) < whole or len(headers) < len(record.headers) or len(key) < len(record.key or b""):
         ours.append(("loggpt_truncated_from_bytes", str(whole).encode()))

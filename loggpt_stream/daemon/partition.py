@@ -210,7 +210,7 @@ class Partition:
             change = self._journal.take([judged.session for judged in self._judged])
         reached_s = None if self._ticked_s == NEVER else self._ticked_s
         if self._record is not None:
-            self.last_record = self._record.offset, round(self._record.timestamp_s * 1000)
+            self.last_record = self._record.offset, self._record.timestamp_ms
         change |= {"position": self.position, "last_record": self.last_record, "reached": reached_s}
         change["meaning"] = self._meaning.fingerprint
         if snapshot or self._judged:

@@ -72,7 +72,10 @@ class RawLines:
             line.raw = self._raw(line, events)
 
     async def timestamp_ms(self, partition: int, offset: int) -> int | None:
-        """Return the timestamp of a record, or None where the topic has none at this offset."""
+        """Return the timestamp of a record, or None where the topic has none at this offset.
+
+        As it is kept in the state: what went through seconds has lost the last digits of nanoseconds.
+        """
         async with self._lock:
             where = TopicPartition(self._topic, partition)
             reader = await self._assigned(where)
@@ -82,8 +85,9 @@ class RawLines:
                 return None
             reader.seek(where, offset)
             while await reader.position(where) <= offset:
-                for records in (await reader.getmany(where, timeout_ms=_POLL_MS)).values():
-                    return int(records[0].timestamp) if records[0].offset == offset else None
+                # One alone: a header further on may be one that cannot be read.
+                for (record,) in (await reader.getmany(where, timeout_ms=_POLL_MS, max_records=1)).values():
+                    return as_record(record).timestamp_ms if record.offset == offset else None
             return None
 
     async def close(self) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 # stamped later than the year 3000 has micro- or nanoseconds.
 _KAFKA_S: Final = 946_684_800.0
 LATEST_S: Final = 32_503_680_000.0
+_MAX_INT64: Final = 2**63 - 1
 
 
 @dataclass(slots=True)
@@ -29,6 +30,11 @@ class Record:
     timestamp_s: float
     key: bytes | None = None
     headers: tuple[tuple[str, bytes], ...] = ()
+
+    @property
+    def timestamp_ms(self) -> int:
+        """Return the record's timestamp as Kafka takes one; of nanoseconds the last digits are lost."""
+        return min(round(self.timestamp_s * 1000), _MAX_INT64)
 
 
 @dataclass(slots=True)

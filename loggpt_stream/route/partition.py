@@ -90,7 +90,7 @@ class RoutedPartition:
 
     def feed(self, record: Record) -> None:
         """Take the next record. One without log event keeps its key: the daemon says what is wrong with it."""
-        timestamp_ms = round(record.timestamp_s * 1000)
+        timestamp_ms = record.timestamp_ms
         key = record.key
         headers = [*record.headers, *self._origin, ("loggpt_route_offset", b"%d" % record.offset)]
         try:

@@ -14,6 +14,7 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import KafkaError
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
@@ -36,9 +37,12 @@ LATER = 90_000_000
 _END_WITHIN_S = 20.0
 
 HUNG_SCORER = """
-import time
+import sys, time
 from loggpt_stream.model.scoring import Scorer
-Scorer.score_prepared = lambda self, prepared: time.sleep(3600)
+def hang(self, prepared):
+    print('{"event": "scorer_hangs"}', file=sys.stderr, flush=True)
+    time.sleep(3600)
+Scorer.score_prepared = hang
 """
 # And the end takes longer than one of them.
 MANY_BATCHES = """
@@ -339,25 +343,34 @@ class NoText(str):
         return b"\xff\xfe"
 
 
-async def test_a_header_name_that_is_no_text_is_refused_with_its_place_and_read_past_once_it_is_deleted(
-    kafka: KafkaServer, bundle: Bundle, tmp_path: Path
-) -> None:
-    topics = await Topics.create(kafka.bootstrap)
-    await produce(kafka.bootstrap, topics.input, [line(1, 0)])
-    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+async def produce_unreadable(topics: Topics) -> None:
+    """Write a record with a header whose name is no text."""
+    async with AIOKafkaProducer(bootstrap_servers=topics.bootstrap) as producer:
         batch = producer.create_batch()
         # The compiled one takes no such name.
         batch._builder = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, -1, 16_384)
         assert batch.append(timestamp=None, key=None, value=line(1, 1), headers=[(NoText("x"), b"")]) is not None
         batch.close()
         await (await producer.send_batch(batch, topics.input, partition=0))
-    await produce(kafka.bootstrap, topics.input, ended(3, from_second=2))
+
+
+async def test_a_header_name_that_is_no_text_is_refused_with_its_place_and_read_past_once_it_is_deleted(
+    kafka: KafkaServer, bundle: Bundle, tmp_path: Path
+) -> None:
+    topics = await Topics.create(kafka.bootstrap)
+    await produce(kafka.bootstrap, topics.input, [line(1, 0)])
     flags = [*topics.flags(), "--bundle", str(bundle.path), "--clock-speed", "1e-6"]
+    with DaemonProcess(tmp_path, flags) as daemon:
+        await daemon.reached("loggpt_records_total", 1)
+        assert await daemon.terminate() == 0
+    # There is a record now that the next one looks at again before it reads on.
+    await produce_unreadable(topics)
+    await produce(kafka.bootstrap, topics.input, ended(3, from_second=2))
     with DaemonProcess(tmp_path, flags) as daemon:
         assert await asyncio.to_thread(daemon.process.wait, 60) == 2
         said = daemon.log_path.read_text()
     assert "header whose name is not UTF-8" in said
-    assert "0 offset " in said
+    assert "0 offset 1" in said
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     await admin.start()
     await admin.delete_records({TopicPartition(topics.input, 0): RecordsToDelete(before_offset=2)})
@@ -365,6 +378,44 @@ async def test_a_header_name_that_is_no_text_is_refused_with_its_place_and_read_
     with DaemonProcess(tmp_path, flags) as daemon:
         await daemon.reached("loggpt_sessions_scored_total", 3)
         assert await daemon.metric("loggpt_records_lost_total") >= 1
+
+
+async def test_an_end_for_a_stated_reason_waits_for_no_scorer_that_hangs(
+    kafka: KafkaServer, bundle: Bundle, tmp_path: Path
+) -> None:
+    topics = await Topics.create(kafka.bootstrap)
+    flags = [*topics.flags(), "--bundle", str(bundle.path), "--clock-speed", "1e-6", "--score-timeout-s", "3600"]
+    with DaemonProcess(tmp_path, flags, start=with_fault(HUNG_SCORER)) as daemon:
+        await produce(kafka.bootstrap, topics.input, ended(3))
+        await daemon.saw("scorer_hangs")
+        await produce_unreadable(topics)
+        assert await asyncio.to_thread(daemon.process.wait, 60) == 2
+        assert "header whose name is not UTF-8" in daemon.log_path.read_text()
+
+
+async def test_records_stamped_in_nanoseconds_are_known_again_after_a_restart(
+    kafka: KafkaServer, bundle: Bundle, tmp_path: Path
+) -> None:
+    topics = await Topics.create(kafka.bootstrap)
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    await admin.start()
+    # By default Kafka 4 takes none from the future, and so it reads these.
+    anything = {"message.timestamp.after.max.ms": str(2**63 - 1)}
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topics.input, configs=anything)])
+    await admin.close()
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        for number, value in enumerate(ended(3)):
+            stamp_ns = 1_790_000_000_123_456_789 + number
+            await producer.send_and_wait(topics.input, value, partition=0, timestamp_ms=stamp_ns)
+    flags = [*topics.flags(), "--bundle", str(bundle.path), "--clock-speed", "1e-6"]
+    with DaemonProcess(tmp_path, flags) as daemon:
+        await daemon.reached("loggpt_sessions_scored_total", 3)
+        assert await daemon.terminate() == 0
+    with DaemonProcess(tmp_path, flags) as daemon:
+        await daemon.saw("partition_taken_over")
+        assert await daemon.terminate() == 0
+        assert not any(each["event"] == "input_made_anew" for each in daemon.events())
+    assert set((await scores(topics)).values()) == {1}
 
 
 async def test_a_partition_that_the_state_topic_lacks_is_a_failure_like_any_other(kafka: KafkaServer) -> None:
