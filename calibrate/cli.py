@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 import torch
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_settings import CliPositionalArg
+from pydantic import Field, model_validator
 
 from calibrate import report
 from calibrate.diagnosis import (
@@ -31,13 +31,12 @@ from calibrate.kinds import DEFAULT_FALSE_ALARM_RATE, Wishes, calibrate_kinds, u
 from calibrate.sessions import NotFiniteError, by_kind, held_out_sessions, refuse_known, score_sessions, select
 from calibrate.threshold import CONTAMINATION
 from loggpt_stream.errors import UserError
-from loggpt_stream.history.corpus import read_corpus
 from loggpt_stream.history.labels import read_labels
-from loggpt_stream.lines.decode import known_shape
+from loggpt_stream.history.source import SourceSettings, read_source
 from loggpt_stream.logs import configure, get_logger, shown
 from loggpt_stream.model.bundle import load_bundle, save_calibrated
 from loggpt_stream.model.gpt import choose_device
-from loggpt_stream.settings import Settings, load
+from loggpt_stream.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from calibrate.diagnosis import Finding
     from calibrate.sessions import ScoredSession, Selection, Traffic
     from loggpt_stream.history.corpus import Corpus
+    from loggpt_stream.history.files import Reading
     from loggpt_stream.history.labels import Labels
     from loggpt_stream.model.bundle import Bundle
     from loggpt_stream.model.scoring import Scorer
@@ -62,6 +62,10 @@ learned from them; it only watched their loss to know when to stop):
 No labels, other logs of ordinary days. The threshold is the one that 1 in 100 normal sessions exceeds:
 
   loggpt-calibrate --bundle bundle --false-alarm-rate 0.01 later.log.gz
+
+The same from Kafka, where the logs are in a topic and nowhere else (so for all three commands):
+
+  loggpt-calibrate --bundle bundle --topic openstack-logs --from 2026-11-15T12:00 --kafka.bootstrap broker:9092
 
 Labels: a CSV whose first column is the session key (instance UUID, request id, session id), with 1 or 0 in a column
 for anomalous. The threshold is the one with the highest expected F1, or the least expected cost if a cost is stated:
@@ -117,16 +121,14 @@ sessions: diagnosis_scores-<kind>.png) and diagnosis_tokens.png."""
 # So many sessions, evenly from all, tell what tokens cost; and so many of those with one score, what gives it.
 _PROFILED: Final = 256
 _EXPLAINED: Final = 64
+_PROGRESS_S: Final = 5.0
 
 Kind = Literal["explicit", "instance", "request", "window"]
 
 
-class ScoringSettings(Settings):
+class ScoringSettings(SourceSettings):
     """What all commands need."""
 
-    inputs: CliPositionalArg[list[str]] = Field(
-        [], description="log files (plain, .gz, .xz, .zst; text or JSON lines), directories of them, or - for stdin"
-    )
     bundle: Path = Field(Path("bundle"), description="directory of the bundle, made by loggpt-train")
     report: Path | None = Field(None, description="directory of the report (beside the bundle)")
     labels: Path | None = Field(None, description="CSV whose first column is the session key or group")
@@ -135,17 +137,12 @@ class ScoringSettings(Settings):
     )
     select: dict[str, str] = Field({}, description="take only sessions with these labels: COLUMN=VALUE")
     kinds: list[Kind] = Field([], description="take only sessions of these kinds (all)")
-    shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
-        None, description="pin the record shape instead of recognising each record"
-    )
     device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N")
     threads: int | None = Field(None, gt=0, description="CPU threads (torch decides: one a core)")
     batch_tokens: int = Field(8192, ge=64, description="a scoring batch holds at most so many tokens")
 
     @model_validator(mode="after")
-    def _readable(self) -> Self:
-        if not self.inputs:
-            raise ValueError("nothing to read: name log files, directories, or - for stdin")
+    def _labelled(self) -> Self:
         if self.select and self.labels is None:
             raise ValueError("select names columns of a label file: give labels too")
         return self
@@ -414,8 +411,17 @@ def _explained(finding: Finding, scorer: Scorer) -> Finding:
 def _read(settings: ScoringSettings, bundle: Bundle) -> Corpus:
     """Read the input to sessions, by the bundle's own session rules and masks."""
     log = get_logger(__name__)
-    log.info("reading_started", inputs=settings.inputs)
-    corpus = read_corpus(settings.inputs, bundle.meaning.session_rules, bundle.meaning.mask_rules, shape=settings.shape)
+    log.info("reading_started", inputs=settings.inputs or settings.topic)
+    shown_s = time.monotonic()
+
+    def watch(reading: Reading) -> None:
+        nonlocal shown_s
+        if time.monotonic() - shown_s > _PROGRESS_S:
+            shown_s = time.monotonic()
+            log.info("reading", records=reading.records)
+
+    meaning = bundle.meaning
+    corpus = read_source(settings, meaning.session_rules, meaning.mask_rules, watch)
     log.info("reading_done", records=corpus.reading.records, sessions=len(corpus.sessions))
     return corpus
 

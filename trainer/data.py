@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from loggpt_stream.errors import UserError
-from loggpt_stream.history.corpus import Corpus, closed_sessions
-from loggpt_stream.history.files import read_events
 from loggpt_stream.history.labels import Labels, read_labels
-from loggpt_stream.history.topic import read_topic
+from loggpt_stream.history.source import read_source
 from loggpt_stream.lines.masks import DEFAULT_RULES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from loggpt_stream.history.corpus import Corpus
     from loggpt_stream.history.files import Reading
     from loggpt_stream.lines.session import Session
     from trainer.settings import TrainerSettings
@@ -40,23 +39,7 @@ def read_history(settings: TrainerSettings, watch: Callable[[Reading], None]) ->
     Raises `UserError` for what cannot be read, and where there is no session in it.
     """
     rules = settings.sessions.rules()
-    if settings.topic is not None:
-        corpus = read_topic(
-            settings.kafka,
-            settings.topic,
-            rules,
-            DEFAULT_RULES,
-            from_s=settings.from_time.timestamp() if settings.from_time else None,
-            to_s=settings.to.timestamp() if settings.to else None,
-            shape=settings.shape,
-            watch=watch,
-        )
-    else:
-        corpus = Corpus()
-        events = read_events(settings.inputs, corpus.reading, shape=settings.shape)
-        for session in closed_sessions(events, rules, DEFAULT_RULES, corpus.fates):
-            corpus.sessions.append(session)
-            watch(corpus.reading)
+    corpus = read_source(settings, rules, DEFAULT_RULES, watch)
     if not corpus.sessions:
         raise UserError(
             f"no session in {corpus.reading.records} records: {corpus.fates['unkeyed']} lines without a session key "

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Final, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_settings import CliPositionalArg, SettingsConfigDict
+from pydantic import Field, model_validator
 
-from loggpt_stream.lines.decode import known_shape
+from loggpt_stream.history.source import SourceSettings
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.gpt import ModelShape
 from loggpt_stream.model.sequence import Passes
 from loggpt_stream.model.tokenizer import SPECIAL_TOKENS
-from loggpt_stream.settings import KafkaSettings, Section, Settings
+from loggpt_stream.settings import Section
 
 _RULES: Final = SessionRules()
 _SHAPE: Final = ModelShape()
 _PASSES: Final = Passes()
 _SMALLEST_VOCABULARY: Final = len(SPECIAL_TOKENS) + 256
 LEAST_BATCH_TOKENS: Final = 64
-
-
-def _aware(time: datetime) -> datetime:
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-Time = Annotated[datetime, AfterValidator(_aware)]
 
 
 class SessionSettings(Section):
@@ -126,22 +117,8 @@ class TrainingSettings(Section):
     gradient_clip: float = Field(1.0, gt=0, description="longest gradient")
 
 
-class TrainerSettings(Settings):
+class TrainerSettings(SourceSettings):
     """Settings of `loggpt-train`."""
-
-    # `from` is a word of Python's own: the field has another name, flags and YAML say `from`.
-    model_config = SettingsConfigDict(populate_by_name=True, env_prefix_target="all")
-
-    inputs: CliPositionalArg[list[str]] = Field(
-        [], description="log files (plain, .gz, .xz, .zst; text or JSON lines), directories of them, or - for stdin"
-    )
-    topic: str | None = Field(None, description="read this Kafka topic instead of files")
-    from_time: Time | None = Field(None, alias="from", description="read the topic from this ISO time on (UTC)")
-    to: Time | None = Field(None, description="read the topic up to this ISO time (default: what it holds now)")
-    kafka: KafkaSettings = KafkaSettings()
-    shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
-        None, description="pin the record shape instead of recognising each record"
-    )
 
     out: Path = Field(Path("bundle"), description="directory of the bundle to write; an older bundle there is replaced")
     report: Path | None = Field(None, description="directory of the report (default: <out>-report)")
@@ -175,14 +152,6 @@ class TrainerSettings(Settings):
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
-        if self.topic is None and (self.from_time or self.to):
-            raise ValueError("from and to are times of a topic: give topic too")
-        if self.topic is None and not self.inputs:
-            raise ValueError("nothing to read: name log files, directories or - for stdin, or give topic")
-        if self.topic is not None and self.inputs:
-            raise ValueError(f"topic {self.topic} and files {', '.join(self.inputs)}: read one or the other")
-        if self.from_time and self.to and self.from_time >= self.to:
-            raise ValueError(f"from {self.from_time.isoformat()} must be before to {self.to.isoformat()}")
         if self.labels is None and (self.select or self.exclude or self.group_column):
             raise ValueError("select, exclude and group_column name columns of a label file: give labels too")
         if self.model.context_tokens < self.tokenizer.max_line_tokens + 4:

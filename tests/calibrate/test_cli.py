@@ -464,7 +464,8 @@ def test_the_example_configuration_loads_and_says_the_defaults() -> None:
     defaults = load(CalibrateSettings, ["x.log"], prog="x", description="")
     assert settings.model_dump(exclude={"config"}) == defaults.model_dump(exclude={"config"})
     text = file.read_text()
-    for name in set(CalibrateSettings.model_fields) - {"config", "inputs"}:
+    fields = CalibrateSettings.model_fields
+    for name in {field.alias or name for name, field in fields.items()} - {"config", "inputs"}:
         assert f"\n{name}:" in text or f"\n# {name}:" in text, f"{name} is not in the example"
 
 

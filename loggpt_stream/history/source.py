@@ -1,0 +1,88 @@
+"""Where recorded logs come from: files, or a stretch of a topic. Training and calibration name it alike."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
+
+from loggpt_stream.history.corpus import Corpus, closed_sessions
+from loggpt_stream.history.files import read_events
+from loggpt_stream.history.topic import read_topic
+from loggpt_stream.lines.decode import known_shape
+from loggpt_stream.settings import KafkaSettings, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loggpt_stream.history.files import Reading
+    from loggpt_stream.lines.masks import MaskRule
+    from loggpt_stream.lines.rules import SessionRules
+
+
+def _aware(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+Time = Annotated[datetime, AfterValidator(_aware)]
+
+
+class SourceSettings(Settings):
+    """Settings of a command that reads recorded logs."""
+
+    # `from` is a word of Python's own: the field has another name, flags and YAML say `from`.
+    model_config = SettingsConfigDict(populate_by_name=True, env_prefix_target="all")
+
+    inputs: CliPositionalArg[list[str]] = Field(
+        [], description="log files (plain, .gz, .xz, .zst; text or JSON lines), directories of them, or - for stdin"
+    )
+    topic: str | None = Field(None, description="read this Kafka topic instead of files")
+    from_time: Time | None = Field(None, alias="from", description="read the topic from this ISO time on (UTC)")
+    to: Time | None = Field(None, description="read the topic up to this ISO time (default: what it holds now)")
+    kafka: KafkaSettings = KafkaSettings()
+    shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
+        None, description="pin the record shape instead of recognising each record"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.topic is None and (self.from_time or self.to):
+            raise ValueError("from and to are times of a topic: give topic too")
+        if self.topic is None and not self.inputs:
+            raise ValueError("nothing to read: name log files, directories or - for stdin, or give topic")
+        if self.topic is not None and self.inputs:
+            raise ValueError(f"topic {self.topic} and files {', '.join(self.inputs)}: read one or the other")
+        if self.from_time and self.to and self.from_time >= self.to:
+            raise ValueError(f"from {self.from_time.isoformat()} must be before to {self.to.isoformat()}")
+        return self
+
+
+def read_source(
+    source: SourceSettings,
+    rules: SessionRules,
+    mask_rules: tuple[MaskRule, ...],
+    watch: Callable[[Reading], None],
+) -> Corpus:
+    """Read the files or the topic to closed sessions; `watch` sees how far the reading is.
+
+    Raises `UserError` for what cannot be read.
+    """
+    if source.topic is not None:
+        return read_topic(
+            source.kafka,
+            source.topic,
+            rules,
+            mask_rules,
+            from_s=source.from_time.timestamp() if source.from_time else None,
+            to_s=source.to.timestamp() if source.to else None,
+            shape=source.shape,
+            watch=watch,
+        )
+    corpus = Corpus()
+    events = read_events(source.inputs, corpus.reading, shape=source.shape)
+    for session in closed_sessions(events, rules, mask_rules, corpus.fates):
+        corpus.sessions.append(session)
+        watch(corpus.reading)
+    return corpus
