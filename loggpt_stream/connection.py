@@ -107,7 +107,7 @@ def explain(error: BaseException) -> str:
     return f"Kafka does not do what was asked ({type(error).__name__}): see the broker's log"
 
 
-def unreadable_header(topic: str, positions: Mapping[int, int], error: UnicodeDecodeError) -> str:
+def unreadable_header(topic: str, positions: Mapping[int, int | None], error: UnicodeDecodeError) -> str:
     """Return what to do about a record with a header whose name is no text: aiokafka gives neither it nor its offset.
 
     positions: by partition, from where on one of them was being read.

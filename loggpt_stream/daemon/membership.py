@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
-from loggpt_stream.connection import explain
+from loggpt_stream.connection import explain, unreadable_header
 from loggpt_stream.daemon.outage import Outage
 from loggpt_stream.daemon.owner import OwnedT, UnsavedT
 from loggpt_stream.daemon.tenure import Tenure
@@ -170,14 +170,8 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
             return {}
         except UnicodeDecodeError as error:
             # aiokafka gives no record of which a header's name is no text, nor any after it.
-            places = [f"{at.partition} offset {self.partitions[at].position}" for at in sorted(self.partitions)]
-            raise UserError(
-                f"topic {self._settings.input_topic} holds a record with a header whose name is not UTF-8 ({error}), "
-                "which this Kafka client cannot read. It stands in one of these partitions, at this offset or soon "
-                f"after: {', '.join(places)}. Find it with kcat (-f '%p %o %h'), mend the shipper, and delete what is "
-                "there up to that offset with kafka-delete-records.sh: reading then goes on behind it, and what was "
-                "skipped is counted as lost."
-            ) from error
+            positions = {at.partition: self.partitions[at].position for at in self.partitions}
+            raise UserError(unreadable_header(self._settings.input_topic, positions, error)) from error
         except KafkaError as error:
             raise UserError(
                 f"reading as a member of group {self._settings.group} failed: {explain(error)} If another process has "
