@@ -17,11 +17,10 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import KafkaError
-from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from loggpt_stream.daemon.transactions import TransactionalLog
 from tests.daemon_process import DaemonProcess, Topics, produce, read_all, with_fault
-from tests.kafka_server import create_topic, unique_name
+from tests.kafka_server import create_topic, produce_unreadable_header, unique_name
 from tests.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
@@ -334,26 +333,6 @@ async def test_sigterm_ends_in_time_in_the_middle_of_a_rebalance(
     assert code == 0
 
 
-class NoText(str):
-    """A header name as librdkafka's users may write one; aiokafka's own builder encodes it."""
-
-    __slots__ = ()
-
-    def encode(self, *_: object) -> bytes:
-        return b"\xff\xfe"
-
-
-async def produce_unreadable(topics: Topics) -> None:
-    """Write a record with a header whose name is no text."""
-    async with AIOKafkaProducer(bootstrap_servers=topics.bootstrap) as producer:
-        batch = producer.create_batch()
-        # The compiled one takes no such name.
-        batch._builder = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, -1, 16_384)
-        assert batch.append(timestamp=None, key=None, value=line(1, 1), headers=[(NoText("x"), b"")]) is not None
-        batch.close()
-        await (await producer.send_batch(batch, topics.input, partition=0))
-
-
 async def test_a_header_name_that_is_no_text_is_refused_with_its_place_and_read_past_once_it_is_deleted(
     kafka: KafkaServer, bundle: Bundle, tmp_path: Path
 ) -> None:
@@ -364,7 +343,7 @@ async def test_a_header_name_that_is_no_text_is_refused_with_its_place_and_read_
         await daemon.reached("loggpt_records_total", 1)
         assert await daemon.terminate() == 0
     # There is a record now that the next one looks at again before it reads on.
-    await produce_unreadable(topics)
+    await produce_unreadable_header(kafka.bootstrap, topics.input, line(1, 1))
     await produce(kafka.bootstrap, topics.input, ended(3, from_second=2))
     with DaemonProcess(tmp_path, flags) as daemon:
         assert await asyncio.to_thread(daemon.process.wait, 60) == 2
@@ -388,7 +367,7 @@ async def test_an_end_for_a_stated_reason_waits_for_no_scorer_that_hangs(
     with DaemonProcess(tmp_path, flags, start=with_fault(HUNG_SCORER)) as daemon:
         await produce(kafka.bootstrap, topics.input, ended(3))
         await daemon.saw("scorer_hangs")
-        await produce_unreadable(topics)
+        await produce_unreadable_header(kafka.bootstrap, topics.input, line(1, 1))
         assert await asyncio.to_thread(daemon.process.wait, 60) == 2
         assert "header whose name is not UTF-8" in daemon.log_path.read_text()
 
