@@ -131,7 +131,7 @@ class EarlyLooks:
             known = self._rounds.setdefault(partition, _Round({}))
             # The longest quiet first. It is a list: of millions of lines, few came since the last round.
             for session in reversed(list(partition.sessionizer.seen_since(known.since_s))):
-                if session.late or session.kind not in self._kinds:
+                if session.late or session.outdated or session.kind not in self._kinds:
                     continue
                 watch = known.watches.setdefault(session.identity, _Watch(session))
                 watch.settle(partition.reached_s)

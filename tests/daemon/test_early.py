@@ -307,6 +307,14 @@ async def test_late_fragments_and_kinds_without_early_calibration_are_not_looked
     assert await bench.look() == []
 
 
+async def test_a_session_that_other_rules_began_to_gather_is_not_judged_while_open_either(bench: Bench) -> None:
+    bench.feed(event(INSTANCES[0], 1), event(INSTANCES[0], 2, "The disk has melted", "ERROR"))
+    (session,) = bench.partition.sessionizer.seen_since(0.0)
+    session.outdated = True
+    bench.feed(event(INSTANCES[1], 10))
+    assert await bench.look() == []
+
+
 async def test_all_sessions_are_gone_through_as_often_as_it_is_set(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
