@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from faults.failpoints import Failpoint, arm, package_targets
+from loggpt_stream.settings import ENV_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,10 +78,14 @@ class Fork:
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """What the zygote is asked for: `loggpt-stream` with these arguments, its output in a file."""
+    """What the zygote is asked for: `loggpt-stream` with these arguments, its output in a file.
+
+    environment: settings in it; the rest is the zygote's own.
+    """
 
     arguments: tuple[str, ...]
     log_path: str
+    environment: dict[str, str]
     netns: str | None = None
     failpoint: Failpoint | None = None
 
@@ -94,6 +99,7 @@ class _Wish:
         return cls(
             tuple(values["arguments"]),
             values["log_path"],
+            values["environment"],
             values["netns"],
             None if failpoint is None else Failpoint(**failpoint),
         )
@@ -135,7 +141,8 @@ class Zygote:
     ) -> Fork:
         """Return a new process of `loggpt-stream` with these arguments and its output in a file."""
         log_path.write_bytes(b"")  # it is there for whoever looks, before the fork has got so far
-        wish = _Wish(tuple(arguments), str(log_path.absolute()), netns, failpoint)
+        environment = {name: value for name, value in os.environ.items() if name.startswith(ENV_PREFIX)}
+        wish = _Wish(tuple(arguments), str(log_path.absolute()), environment, netns, failpoint)
         if self._process.stdin is None:
             raise ValueError("the zygote has no standard input")
         self._process.stdin.write(wish.to_json())
@@ -247,6 +254,9 @@ def _become(wish: _Wish, parent: int, libc: ctypes.CDLL) -> _Wish:
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()
+    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
+        del os.environ[name]
+    os.environ.update(wish.environment)
     if wish.netns is not None:
         netns = os.open(f"/var/run/netns/{wish.netns}", os.O_RDONLY)
         if libc.setns(netns, _CLONE_NEWNET) != 0:

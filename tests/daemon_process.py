@@ -13,11 +13,13 @@ import urllib.error
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from faults.zygote import Zygote
 from tests.kafka_server import create_topic, unique_name
 
 if TYPE_CHECKING:
@@ -94,6 +96,20 @@ def own_process(arguments: list[str], log_path: Path) -> Process:
         )
 
 
+@cache
+def zygote() -> Zygote:
+    """Return the process that this test process's daemons are forked from; it ends with it."""
+    return Zygote().__enter__()
+
+
+def fork(arguments: list[str], log_path: Path) -> Process:
+    """Start `loggpt-stream` likewise, without the seconds that importing PyTorch takes.
+
+    What a process does after its last line of Python cannot be seen of it: it ends at once.
+    """
+    return zygote().start(arguments, log_path)
+
+
 def with_fault(fault: str) -> Callable[[list[str], Path], Process]:
     """Return what starts a daemon's process that runs this code first, to make something of its own misbehave."""
 
@@ -120,7 +136,7 @@ class DaemonProcess:
         folder: Path,
         flags: Iterable[str],
         *,
-        start: Callable[[list[str], Path], Process] = own_process,
+        start: Callable[[list[str], Path], Process] = fork,
         http_host: str = "127.0.0.1",
     ) -> None:
         """Start it. `flags` come after the ones that every test wants. `http_host`: where its metrics are."""
@@ -195,10 +211,14 @@ class DaemonProcess:
 
 
 class RouteProcess(DaemonProcess):
-    """`loggpt-stream route`, likewise."""
+    """`loggpt-stream route`, likewise, as a process of its own: it is to do without PyTorch."""
 
     command: tuple[str, ...] = ("route",)
     starting = "route_starting"
+
+    def __init__(self, folder: Path, flags: Iterable[str]) -> None:
+        """Start it. `flags` come after the ones that every test wants."""
+        super().__init__(folder, flags, start=own_process)
 
 
 def _get(url: str) -> tuple[int, str]:

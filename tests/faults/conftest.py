@@ -9,19 +9,19 @@ import pytest_asyncio
 
 from faults.cluster import cluster
 from faults.trial import Bench
-from faults.zygote import Zygote
+from tests import daemon_process
 from tests.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
+    from faults.zygote import Zygote
     from loggpt_stream.model.bundle import Bundle
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as running:
-        yield running
+def zygote() -> Zygote:
+    return daemon_process.zygote()
 
 
 @pytest.fixture(scope="session")

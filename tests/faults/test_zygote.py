@@ -44,6 +44,17 @@ def test_a_fork_says_and_returns_what_the_command_does(
     fork.kill()  # what has ended is not signalled
 
 
+def test_a_fork_has_the_settings_of_whoever_starts_it_and_not_those_of_the_one_before(
+    zygote: Zygote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGGPT_LOG_LEVEL", "deafening")
+    assert zygote.start(["run"], tmp_path / "first.log").wait(60) == 2
+    monkeypatch.delenv("LOGGPT_LOG_LEVEL")
+    assert zygote.start(["run", "--bundle", "nowhere"], tmp_path / "second.log").wait(60) == 2
+    said = [(tmp_path / name).read_text() for name in ("first.log", "second.log")]
+    assert ["deafening" in each for each in said] == [True, False]
+
+
 async def test_a_daemon_from_the_zygote_is_soon_ready_works_and_obeys_signals(
     kafka: KafkaServer, zygote: Zygote, bundle: Bundle, tmp_path: Path
 ) -> None:

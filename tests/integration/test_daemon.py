@@ -18,7 +18,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from loggpt_stream import replay
 from loggpt_stream.daemon.alert import schema
-from tests.daemon_process import DaemonProcess, Topics, produce, read_all
+from tests.daemon_process import DaemonProcess, Topics, own_process, produce, read_all
 from tests.tiny_bundle import NOVA34, tiny_bundle
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ async def test_kafka_and_replay_give_the_same_sessions_and_scores(
     expected = replayed(tmp_path, bundle, topics.input, lines)
     # The wall clock closes no session here: however slow the machine is, both see the same lines and no more.
     flags = [*topics.flags(), "--bundle", str(bundle.path), "--clock-speed", "1e-6"]
-    with DaemonProcess(tmp_path, flags) as daemon:
+    with DaemonProcess(tmp_path, flags, start=own_process) as daemon:
         await daemon.ready()
         await produce(kafka.bootstrap, topics.input, lines)
         await daemon.reached("loggpt_records_total", len(lines))
