@@ -29,7 +29,7 @@ from aiokafka import AIOKafkaProducer
 
 from loggpt_stream.simulator.library import load_library
 from loggpt_stream.simulator.load import Load, Plan
-from tests.daemon_process import DaemonProcess, Process, Topics
+from tests.daemon_process import DaemonProcess, Process, Topics, own_process
 from tests.kafka_server import KafkaServer, unique_name
 from tests.tiny_bundle import tiny_bundle
 
@@ -169,14 +169,14 @@ async def restart(kafka: KafkaServer, folder: Path, bundle: Path, options: argpa
     flags = [*topics.flags(), "--bundle", str(bundle), "--early-every-s", "0", "--clock-speed", "1e-6"]
     # Static membership, as the manual advises: else the group first waits until it misses who was killed.
     flags += ["--instance-id", "one"]
-    with DaemonProcess(folder, flags) as daemon:
+    with DaemonProcess(folder, flags, start=own_process) as daemon:
         await daemon.reached("loggpt_records_total", records, timeout_s=_READ_WITHIN_S)
         await asyncio.sleep(5.0)
         open_sessions = await daemon.metric("loggpt_sessions_open")
         daemon.process.send_signal(signal.SIGKILL)
         daemon.process.wait()
     began_s = time.monotonic()
-    with DaemonProcess(folder, flags) as daemon:
+    with DaemonProcess(folder, flags, start=own_process) as daemon:
         await daemon.saw("daemon_starting")
         started_s = time.monotonic()
         await asyncio.sleep(0.1)

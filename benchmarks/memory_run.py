@@ -23,7 +23,7 @@ import matplotlib as mpl
 import numpy as np
 
 from loggpt_stream.model.bundle import MANIFEST, load_bundle, save_bundle, save_calibrated
-from tests.daemon_process import DaemonProcess, Topics
+from tests.daemon_process import DaemonProcess, Topics, own_process
 from tests.kafka_server import KafkaServer
 
 mpl.use("Agg")
@@ -64,7 +64,10 @@ async def run(bootstrap: str, options: argparse.Namespace) -> list[tuple[float, 
         "--bundle",
         str(soon_steady(options.bundle, options.out / "bundle")),
     ]
-    with DaemonProcess(options.out, flags) as daemon, (options.out / "simulate.log").open("wb") as log:
+    with (
+        DaemonProcess(options.out, flags, start=own_process) as daemon,
+        (options.out / "simulate.log").open("wb") as log,
+    ):
         await daemon.ready()
         simulator = subprocess.Popen(load, stdout=log, stderr=log)
         try:

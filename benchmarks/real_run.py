@@ -31,7 +31,7 @@ from calibrate.curves import detection_metrics
 from loggpt_stream.history.labels import read_labels
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Record
-from tests.daemon_process import DaemonProcess, Topics, produce, read_all
+from tests.daemon_process import DaemonProcess, Topics, own_process, produce, read_all
 from tests.kafka_server import KafkaServer
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ async def stream(case: Case, path: Path, bundle: Path, bootstrap: str, out: Path
     by_partition = partitioned(case, values)
     await asyncio.gather(*(produce(bootstrap, topics.input, mine, partition=n) for n, mine in by_partition.items()))
     flags = [*topics.flags(), "--bundle", str(bundle), "--clock-speed", str(CLOCK_SPEED), "--threads", "2"]
-    with DaemonProcess(out, flags) as daemon:
+    with DaemonProcess(out, flags, start=own_process) as daemon:
         await daemon.ready()
         began_s = time.monotonic()
         await daemon.reached("loggpt_records_total", len(values), timeout_s=1800)
