@@ -154,7 +154,8 @@ class DaemonProcess:
 
     def events(self) -> list[dict[str, Any]]:
         """Return the log events so far."""
-        lines = self.log_path.read_bytes().splitlines()
+        # The last line may be half written.
+        lines = self.log_path.read_bytes().rpartition(b"\n")[0].splitlines()
         return [orjson.loads(line) for line in lines if line.startswith(b"{")]
 
     async def saw(self, event: str, timeout_s: float = _START_TIMEOUT_S) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A daemon that ends while a test waits for it fails that test with what the daemon said last."""
+"""A daemon that ends while a test waits for it fails that test with what the daemon said last; half a line is none."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ SHORT_LIVED = """
 import sys
 print('{"event": "daemon_starting", "http_port": 1}', file=sys.stderr)
 print("no more memory", file=sys.stderr)
+print('{"event": "half wri', file=sys.stderr, end="")
 sys.exit(3)
 """
 
@@ -34,3 +35,4 @@ async def test_who_waits_for_a_metric_of_one_that_ended_is_shown_its_exit_code_a
         pytest.raises(AssertionError, match=r"loggpt_records_total is None, not 1; exit code 3; (?s:.*)no more memory"),
     ):
         await daemon.reached("loggpt_records_total", 1)
+    assert [each["event"] for each in daemon.events()] == ["daemon_starting"]
