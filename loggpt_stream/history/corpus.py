@@ -12,7 +12,7 @@ from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.sessionizer import Sessionizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from loggpt_stream.lines.masks import MaskRule
     from loggpt_stream.lines.record import Event, Record
@@ -30,12 +30,22 @@ class Corpus:
 
 
 def read_corpus(
-    inputs: Sequence[str], rules: SessionRules, mask_rules: tuple[MaskRule, ...], *, shape: str | None = None
+    inputs: Sequence[str],
+    rules: SessionRules,
+    mask_rules: tuple[MaskRule, ...],
+    *,
+    shape: str | None = None,
+    watch: Callable[[Reading], None] = lambda _: None,
 ) -> Corpus:
-    """Read files to closed sessions. Raises `UserError` for files that cannot be read."""
+    """Read files to closed sessions; `watch` sees how far the reading is, once a session.
+
+    Raises `UserError` for files that cannot be read.
+    """
     corpus = Corpus()
     events = read_events(inputs, corpus.reading, shape=shape)
-    corpus.sessions.extend(closed_sessions(events, rules, mask_rules, corpus.fates))
+    for session in closed_sessions(events, rules, mask_rules, corpus.fates):
+        corpus.sessions.append(session)
+        watch(corpus.reading)
     return corpus
 
 

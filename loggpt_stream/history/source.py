@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from loggpt_stream.history.corpus import Corpus, closed_sessions
-from loggpt_stream.history.files import read_events
+from loggpt_stream.history.corpus import read_corpus
 from loggpt_stream.history.topic import read_topic
 from loggpt_stream.lines.decode import known_shape
 from loggpt_stream.settings import KafkaSettings, Settings
@@ -17,6 +16,7 @@ from loggpt_stream.settings import KafkaSettings, Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from loggpt_stream.history.corpus import Corpus
     from loggpt_stream.history.files import Reading
     from loggpt_stream.lines.masks import MaskRule
     from loggpt_stream.lines.rules import SessionRules
@@ -80,9 +80,4 @@ def read_source(
             shape=source.shape,
             watch=watch,
         )
-    corpus = Corpus()
-    events = read_events(source.inputs, corpus.reading, shape=source.shape)
-    for session in closed_sessions(events, rules, mask_rules, corpus.fates):
-        corpus.sessions.append(session)
-        watch(corpus.reading)
-    return corpus
+    return read_corpus(source.inputs, rules, mask_rules, shape=source.shape, watch=watch)
