@@ -29,9 +29,9 @@ from aiokafka import AIOKafkaProducer
 
 from loggpt_stream.simulator.library import load_library
 from loggpt_stream.simulator.load import Load, Plan
-from tests.daemon_process import DaemonProcess, Process, Topics, own_process
-from tests.kafka_server import KafkaServer, unique_name
-from tests.tiny_bundle import tiny_bundle
+from testing.daemon_process import DaemonProcess, Process, Topics, own_process
+from testing.kafka_server import KafkaServer, unique_name
+from testing.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

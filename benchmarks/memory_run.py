@@ -23,8 +23,8 @@ import matplotlib as mpl
 import numpy as np
 
 from loggpt_stream.model.bundle import MANIFEST, load_bundle, save_bundle, save_calibrated
-from tests.daemon_process import DaemonProcess, Topics, own_process
-from tests.kafka_server import KafkaServer
+from testing.daemon_process import DaemonProcess, Topics, own_process
+from testing.kafka_server import KafkaServer
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -31,8 +31,8 @@ from calibrate.curves import detection_metrics
 from loggpt_stream.history.labels import read_labels
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Record
-from tests.daemon_process import DaemonProcess, Topics, own_process, produce, read_all
-from tests.kafka_server import KafkaServer
+from testing.daemon_process import DaemonProcess, Topics, own_process, produce, read_all
+from testing.kafka_server import KafkaServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

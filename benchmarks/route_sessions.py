@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loggpt_stream.daemon.ledger import Ledger
-from loggpt_stream.daemon.transactions import partition_of
+from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.kafka.transactions import partition_of
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record

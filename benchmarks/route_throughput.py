@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from benchmarks.route_sessions import recorded
+from loggpt_stream.kafka.settings import KafkaSettings
 from loggpt_stream.logs import configure
 from loggpt_stream.route.service import Router
 from loggpt_stream.route.settings import RouteSettings
-from loggpt_stream.settings import KafkaSettings
-from tests.daemon_process import produce
-from tests.kafka_server import KafkaServer, create_topic, unique_name
+from testing.daemon_process import produce
+from testing.kafka_server import KafkaServer, create_topic, unique_name
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample

@@ -12,13 +12,13 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from faults.proxy import KafkaProxy, routes
-from tests.kafka_server import KafkaServer
+from testing.kafka_server import KafkaServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from tests.kafka_server import Listener
+    from testing.kafka_server import Listener
 
 BROKERS: Final = 3
 _GROUP, _TRANSACTION = 0, 1  # key types of FindCoordinator

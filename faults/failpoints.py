@@ -65,10 +65,18 @@ class Failpoint:
     action: Action = "kill"
 
 
-def package_targets(package: str) -> list[Target]:
-    """Return every module of a package."""
-    path = importlib.import_module(package).__path__
-    return [Target(found.name) for found in pkgutil.walk_packages(path, f"{package}.")]
+def package_targets(*packages: str) -> list[Target]:
+    """Return every module of these packages."""
+    return [
+        Target(found.name)
+        for package in packages
+        for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
+    ]
+
+
+def daemon_targets() -> list[Target]:
+    """Return every module that awaits for the daemon: its own, and those that know Kafka."""
+    return package_targets("loggpt_stream.daemon", "loggpt_stream.kafka")
 
 
 def enumerate_points(targets: Iterable[Target]) -> list[str]:

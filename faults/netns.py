@@ -19,7 +19,7 @@ import shutil
 import subprocess
 from typing import Self
 
-from tests.kafka_server import Listener, free_ports
+from testing.kafka_server import Listener, free_ports
 
 
 def missing() -> str:

@@ -25,14 +25,14 @@ from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Record, UndecodableError
 from loggpt_stream.lines.sessionizer import Sessionizer
 from loggpt_stream.model.calibration import Judge
-from tests.kafka_server import unique_name
+from testing.kafka_server import unique_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from loggpt_stream.lines.session import Session
     from loggpt_stream.model.bundle import Bundle
-    from tests.daemon_process import Topics
+    from testing.daemon_process import Topics
 
 TOLERANCE: Final = 1e-4
 _BATCH_SESSIONS: Final = 256

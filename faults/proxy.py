@@ -21,7 +21,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from tests.kafka_server import Listener, free_ports
+from testing.kafka_server import Listener, free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,7 +18,7 @@ import matplotlib as mpl
 import numpy as np
 
 from loggpt_stream import __version__
-from tests.kafka_server import KAFKA_VERSION
+from testing.kafka_server import KAFKA_VERSION
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

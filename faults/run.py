@@ -28,10 +28,10 @@ from faults.cluster import cluster
 from faults.report import Result, now, versions
 from faults.scenarios import DAEMON_POINTS, SCENARIOS, Outcome, Size
 from faults.trial import Bench
-from faults.zygote import Zygote
 from loggpt_stream.errors import UserError
-from tests.kafka_server import missing_programs
-from tests.tiny_bundle import tiny_bundle
+from testing.fork_server import Zygote
+from testing.kafka_server import missing_programs
+from testing.tiny_bundle import tiny_bundle
 
 _FULL: Final = Size(rounds=200, minutes=120.0)
 _QUICK: Final = Size(rounds=4, minutes=2.0)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from faults import netns
 from faults.cluster import BROKERS, cluster
-from faults.failpoints import Failpoint, enumerate_points, package_targets
+from faults.failpoints import Failpoint, daemon_targets, enumerate_points, package_targets
 from faults.proxy import ADD_PARTITIONS_TO_TXN, END_TXN, INIT_PRODUCER_ID, OFFSET_COMMIT, PRODUCE
 from faults.trial import SESSION_TIMEOUT_S, Bench, Trial, trial
 from loggpt_stream.errors import UserError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from faults.failpoints import When
     from faults.oracle import Verdict
     from faults.proxy import Moment
-    from tests.daemon_process import DaemonProcess
+    from testing.daemon_process import DaemonProcess
 
 DAEMON_POINTS: Final = r"^loggpt_stream\."
 _READY_WITHIN_S: Final = 90.0
@@ -55,7 +55,7 @@ class Size:
 
     def failpoints(self) -> list[str]:
         """Return the failpoints wanted. Raises `UserError` where there are none."""
-        known = enumerate_points([*package_targets("loggpt_stream.daemon"), *package_targets("aiokafka.producer")])
+        known = enumerate_points([*daemon_targets(), *package_targets("aiokafka.producer")])
         found = [point for point in known if re.search(self.points, point)]
         if not found:
             raise UserError(f"--points {self.points}: fits none of {len(known)} points, such as {known[0]}")

@@ -25,15 +25,15 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from faults.simulated_kafka import SimulatedKafka, SimulatedProducer, SimulatedReader
-from loggpt_stream.daemon.alert import Judged
-from loggpt_stream.daemon.ledger import Ledger
-from loggpt_stream.daemon.message import Message
-from loggpt_stream.daemon.owner import Owner
+from loggpt_stream.alerts.alert import Judged
 from loggpt_stream.daemon.partition import Meaning, Partition
-from loggpt_stream.daemon.transactions import Outgoing, TransactionalLog
+from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.kafka.owner import Owner
+from loggpt_stream.kafka.transactions import Outgoing, TransactionalLog
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
+from loggpt_stream.message import Message
 from loggpt_stream.model.calibration import Calibration, Judge, Verdict
 from loggpt_stream.model.scoring import SessionScore
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from faults.oracle import Expectation, Verdict, expect, judge, published, read_committed, settled
 from faults.workload import Workload
-from tests.daemon_process import DaemonProcess, Topics, with_fault
+from testing.daemon_process import DaemonProcess, Topics, with_fault
 
 if TYPE_CHECKING:
     import random
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from faults.cluster import Cluster
     from faults.failpoints import Failpoint
-    from faults.zygote import Zygote
     from loggpt_stream.model.bundle import Bundle
+    from testing.fork_server import Zygote
 
 # After how long the group misses a daemon: less than the daemon's default, so that takeovers are quick.
 SESSION_TIMEOUT_S: Final = 6

@@ -43,13 +43,13 @@ these over the defaults.
 
 # Each is imported when it runs: the daemon needs no demo, and --help needs no torch.
 _COMMANDS: Final = {
-    "run": "loggpt_stream.run",
-    "replay": "loggpt_stream.replay",
-    "simulate": "loggpt_stream.simulator.cli",
-    "route": "loggpt_stream.route.cli",
-    "doctor": "loggpt_stream.doctor",
-    "dead-letters": "loggpt_stream.dead_letters.cli",
-    "demo": "loggpt_stream.demo",
+    "run": "loggpt_stream.commands.run",
+    "replay": "loggpt_stream.commands.replay",
+    "simulate": "loggpt_stream.commands.simulate",
+    "route": "loggpt_stream.commands.route",
+    "doctor": "loggpt_stream.commands.doctor",
+    "dead-letters": "loggpt_stream.commands.dead_letters",
+    "demo": "loggpt_stream.commands.demo",
 }
 
 

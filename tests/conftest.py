@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
-from tests.kafka_server import KafkaServer, missing_programs
+from testing.kafka_server import KafkaServer, missing_programs
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

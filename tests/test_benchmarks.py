@@ -21,7 +21,7 @@ from calibrate.sessions import ScoredSession, content_of
 from loggpt_stream.daemon.early import SETTLE_S
 from loggpt_stream.history.labels import Labels, read_labels
 from loggpt_stream.model.drift import DriftMode
-from tests.tiny_bundle import nova34, tiny_bundle
+from testing.tiny_bundle import nova34, tiny_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path

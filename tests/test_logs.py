@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from loggpt_stream import logs
 from loggpt_stream.cli import main
-from loggpt_stream.settings import KafkaSettings
+from loggpt_stream.kafka.settings import KafkaSettings
 
 SECRET = "hunter2-hunter2"
 

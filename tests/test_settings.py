@@ -9,7 +9,8 @@ import pytest
 from pydantic import Field, model_validator
 
 from loggpt_stream.errors import UserError
-from loggpt_stream.settings import KafkaSettings, Section, Settings, load
+from loggpt_stream.kafka.settings import KafkaSettings
+from loggpt_stream.settings import Section, Settings, load
 
 SECRET = "hunter2-hunter2"
 

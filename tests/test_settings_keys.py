@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 COMMANDS = (
-    "loggpt_stream.run",
-    "loggpt_stream.replay",
-    "loggpt_stream.route.cli",
-    "loggpt_stream.doctor",
-    "loggpt_stream.dead_letters.cli",
-    "loggpt_stream.demo",
-    "loggpt_stream.simulator.cli",
+    "loggpt_stream.commands.run",
+    "loggpt_stream.commands.replay",
+    "loggpt_stream.commands.route",
+    "loggpt_stream.commands.doctor",
+    "loggpt_stream.commands.dead_letters",
+    "loggpt_stream.commands.demo",
+    "loggpt_stream.commands.simulate",
     "trainer.cli",
     "calibrate.cli",
 )

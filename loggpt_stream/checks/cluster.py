@@ -20,13 +20,13 @@ from aiokafka.protocol.admin import ApiVersionRequest
 from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
-from loggpt_stream.daemon.topics import ANSWER_WITHIN_S, Finding, Level, reachable_node
+from loggpt_stream.kafka.topics import ANSWER_WITHIN_S, Finding, Level, reachable_node
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from loggpt_stream.daemon.settings import DaemonSettings
-    from loggpt_stream.daemon.topics import Cluster
+    from loggpt_stream.kafka.topics import Cluster
 
 # Of each request that transactions and the state topic need: its key, and the version that has to be there.
 _NEEDED: Final = {

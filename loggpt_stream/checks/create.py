@@ -9,14 +9,14 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import NoError, TopicAlreadyExistsError, for_code
 
 from loggpt_stream.checks.topics import STATE_SEGMENT_BYTES
-from loggpt_stream.daemon.topics import ANSWER_WITHIN_S, POLICY, look_up
 from loggpt_stream.errors import UserError
+from loggpt_stream.kafka.topics import ANSWER_WITHIN_S, POLICY, look_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from loggpt_stream.daemon.member_settings import MemberSettings
-    from loggpt_stream.daemon.topics import Cluster
+    from loggpt_stream.kafka.settings import MemberSettings
+    from loggpt_stream.kafka.topics import Cluster
 
 _REPLICAS: Final = 3
 _IN_SYNC: Final = 2

@@ -8,11 +8,11 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupAuthorizationFailedError
 
-from loggpt_stream.daemon.topics import Finding, Level
+from loggpt_stream.kafka.topics import Finding, Level
 
 if TYPE_CHECKING:
     from loggpt_stream.daemon.settings import DaemonSettings
-    from loggpt_stream.daemon.topics import Topic
+    from loggpt_stream.kafka.topics import Topic
 
 _MEMBERS: Final = 5  # where they stand in a described group
 

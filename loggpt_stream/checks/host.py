@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from loggpt_stream.daemon.topics import Finding, Level
 from loggpt_stream.errors import UserError
+from loggpt_stream.kafka.topics import Finding, Level
 from loggpt_stream.model.bundle import load_bundle
 from loggpt_stream.model.gpt import choose_device
 

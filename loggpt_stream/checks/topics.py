@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.daemon.topics import POLICY, Finding, Level, alter_config, must_hold
+from loggpt_stream.kafka.topics import POLICY, Finding, Level, alter_config, must_hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from loggpt_stream.daemon.settings import DaemonSettings
-    from loggpt_stream.daemon.topics import Cluster, Topic
+    from loggpt_stream.kafka.topics import Cluster, Topic
     from loggpt_stream.model.bundle import Bundle
 
 # A dead letter keeps up to 900,000 bytes of its record, and its headers.

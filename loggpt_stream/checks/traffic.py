@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
-from loggpt_stream.connection import explain, unreadable_header
-from loggpt_stream.daemon.topics import ANSWER_WITHIN_S, Finding, Level
 from loggpt_stream.errors import UserError
+from loggpt_stream.kafka.connection import explain, unreadable_header
+from loggpt_stream.kafka.topics import ANSWER_WITHIN_S, Finding, Level
 from loggpt_stream.lines.decode import SHAPES, decode
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record, UndecodableError, arrival_s
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from loggpt_stream.daemon.settings import DaemonSettings
-    from loggpt_stream.daemon.topics import Topic
+    from loggpt_stream.kafka.topics import Topic
 
 SAMPLED: Final = 300  # newest records of each partition
 _MAX_SPREAD_SHARE: Final = 0.01

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.daemon.message import Message
-from loggpt_stream.daemon.transactions import Outgoing
+from loggpt_stream.kafka.transactions import Outgoing
+from loggpt_stream.message import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from loggpt_stream.daemon.alert import AlertWriter, Judged
+    from loggpt_stream.alerts.alert import AlertWriter, Judged
     from loggpt_stream.daemon.partition import Partition, Rejected, Unsaved
     from loggpt_stream.daemon.raw_lines import RawLines
     from loggpt_stream.daemon.settings import DaemonSettings

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from loggpt_stream.daemon.alert import Judged
+from loggpt_stream.alerts.alert import Judged
 from loggpt_stream.model.early import START, Progress, Step, step
 
 if TYPE_CHECKING:

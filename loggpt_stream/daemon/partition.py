@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.daemon.ledger import applied
+from loggpt_stream.kafka.changelog import applied
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.journal import Journal, Pending, Restored
 from loggpt_stream.lines.record import Record, UndecodableError, arrival_s
@@ -17,12 +17,12 @@ from loggpt_stream.lines.tables import NEVER, Tables
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from loggpt_stream.daemon.alert import Judged
-    from loggpt_stream.daemon.ledger import Change, Ledger
-    from loggpt_stream.daemon.message import Message
+    from loggpt_stream.alerts.alert import Judged
+    from loggpt_stream.kafka.changelog import Change, Ledger
     from loggpt_stream.lines.masks import Masks
     from loggpt_stream.lines.rules import SessionRules
     from loggpt_stream.lines.session import Session
+    from loggpt_stream.message import Message
     from loggpt_stream.model.calibration import Judge
 
 # Seconds by the wall clock between two looks at a silent partition.
@@ -237,16 +237,3 @@ def _no_garbage() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-def as_record(record: Any) -> Record:  # noqa: ANN401 - aiokafka is untyped
-    """Return an aiokafka record as ours."""
-    return Record(
-        value=record.value,
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        timestamp_s=record.timestamp / 1000,
-        key=record.key,
-        headers=record.headers,
-    )

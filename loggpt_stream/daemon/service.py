@@ -17,20 +17,22 @@ from typing import TYPE_CHECKING, Final
 import torch
 from aiokafka import TopicPartition
 
-from loggpt_stream.daemon.alert import AlertWriter, Judged
+from loggpt_stream.alerts.alert import AlertWriter, Judged
 from loggpt_stream.daemon.batching import Closed, Waiting
 from loggpt_stream.daemon.compose import Composer
 from loggpt_stream.daemon.drift_report import DriftReport
 from loggpt_stream.daemon.early import EarlyLooks
-from loggpt_stream.daemon.health import Health, Progress, serve
-from loggpt_stream.daemon.ledger import Ledger
-from loggpt_stream.daemon.membership import Membership
 from loggpt_stream.daemon.memory import give_back_memory
 from loggpt_stream.daemon.metrics import Metrics
-from loggpt_stream.daemon.owner import Owner
-from loggpt_stream.daemon.partition import Meaning, Partition, Unsaved, as_record
+from loggpt_stream.daemon.partition import Meaning, Partition, Unsaved
 from loggpt_stream.daemon.raw_lines import RawLines
 from loggpt_stream.daemon.scorer_thread import ScorerThread
+from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.kafka.health import Health, Progress, serve
+from loggpt_stream.kafka.membership import Membership
+from loggpt_stream.kafka.owner import Owner
+from loggpt_stream.kafka.record_reader import RecordReader
+from loggpt_stream.lines.record import as_record
 from loggpt_stream.logs import get_logger
 from loggpt_stream.model.calibration import Judge
 from loggpt_stream.model.gpt import choose_device
@@ -39,9 +41,9 @@ from loggpt_stream.model.scoring import AbandonedError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from loggpt_stream.daemon.membership import Clock
     from loggpt_stream.daemon.settings import DaemonSettings
-    from loggpt_stream.daemon.transactions import Outgoing
+    from loggpt_stream.kafka.membership import Clock
+    from loggpt_stream.kafka.transactions import Outgoing
     from loggpt_stream.lines.session import Session
     from loggpt_stream.model.bundle import Bundle
     from loggpt_stream.model.calibration import Calibration
@@ -82,6 +84,7 @@ class Daemon:
         self._waiting = Waiting(batch_tokens=settings.batch_tokens, batch_wait_s=settings.batch_wait_s)
         self._group = Membership[Partition, Unsaved](settings, self, self.metrics, self.health, clock)
         # These live from `run` to its end.
+        self._input: RecordReader
         self._raw_lines: RawLines
         self._composer: Composer
         self._early: EarlyLooks
@@ -115,15 +118,15 @@ class Daemon:
             lifetimes.push_async_callback(self._group.close)
             if not await self._group.connect(stop):
                 return
+            self._input = RecordReader(settings.input_topic, self._group.reader)
+            lifetimes.push_async_callback(self._input.close)
             self._raw_lines = RawLines(
-                settings.input_topic,
-                self._group.reader,
+                self._input,
                 self._meaning.masks,
                 settings.shape,
                 # A transaction has to wait for it.
                 within_s=settings.transaction_timeout_s / 4,
             )
-            lifetimes.push_async_callback(self._raw_lines.close)
             writer = AlertWriter(self._bundle, settings.cluster)
             self._composer = Composer(settings, writer, self._raw_lines, self._clock)
             lifetimes.callback(self._thread.close)
@@ -187,7 +190,7 @@ class Daemon:
 
     async def timestamp_ms(self, where: TopicPartition, offset: int) -> int | None:
         """Return the timestamp of an input record, or None where there is none at this offset."""
-        return await self._raw_lines.timestamp_ms(where.partition, offset)
+        return await self._input.timestamp_ms(where.partition, offset)
 
     async def end_of_topic(self, partition: Partition) -> None:
         """Close what is open and have it judged: the topic that it came from is no more."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from loggpt_stream.daemon.member_settings import MemberSettings
+from loggpt_stream.kafka.settings import MemberSettings
+from loggpt_stream.lines.decode import known_shape
 from loggpt_stream.model.drift import DriftMode
 
 
@@ -24,6 +26,9 @@ class DaemonSettings(MemberSettings):
         "loggpt-state", description="compacted topic for what is open, with as many partitions as the input topic"
     )
     score_topic: str | None = Field(None, description="topic for the score of every session, alert or not (off)")
+    shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
+        None, description="pin the record shape instead of recognising each record"
+    )
     group: str = Field("loggpt-stream", description="consumer group; daemons of one group share the partitions")
     cluster: str = Field("openstack", description="name of this cloud, in the alerts' ce_source")
     drift: DriftMode = Field(

@@ -19,8 +19,8 @@ from loggpt_stream.history.topic import Span, record_batches
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
+    from loggpt_stream.kafka.settings import KafkaSettings
     from loggpt_stream.lines.record import Record
-    from loggpt_stream.settings import KafkaSettings
 
 OURS: Final = "loggpt_"
 REINJECTED_FROM: Final = "loggpt_reinjected_from"

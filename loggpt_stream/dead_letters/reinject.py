@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
 
-from loggpt_stream.connection import explain, why_not
-from loggpt_stream.daemon.transactions import stop_client
 from loggpt_stream.dead_letters.letters import MAX_MARKED, REINJECTED_FROM, Done, mark, read_letters
 from loggpt_stream.errors import UserError
+from loggpt_stream.kafka.connection import explain, why_not
+from loggpt_stream.kafka.transactions import stop_client
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,8 +10,9 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from loggpt_stream.history.corpus import read_corpus
 from loggpt_stream.history.topic import read_topic
+from loggpt_stream.kafka.settings import KafkaSettings
 from loggpt_stream.lines.decode import known_shape
-from loggpt_stream.settings import KafkaSettings, Settings
+from loggpt_stream.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,10 +13,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from loggpt_stream.connection import explain, unreadable_header, why_not
 from loggpt_stream.errors import UserError
 from loggpt_stream.history.corpus import Corpus
 from loggpt_stream.history.files import Reading
+from loggpt_stream.kafka.connection import explain, unreadable_header, why_not
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record, UndecodableError, arrival_s
@@ -25,10 +25,10 @@ from loggpt_stream.lines.sessionizer import Sessionizer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from loggpt_stream.kafka.settings import KafkaSettings
     from loggpt_stream.lines.masks import MaskRule
     from loggpt_stream.lines.rules import SessionRules
     from loggpt_stream.lines.session import Session
-    from loggpt_stream.settings import KafkaSettings
 
 _POLL_MS: Final = 500
 _FETCH_WAIT_MS: Final = 50  # all there is to read is there already: waiting for more gains nothing

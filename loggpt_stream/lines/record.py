@@ -6,7 +6,7 @@ Nobody changes either. They are not frozen all the same: for every line that wou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 # Kafka is from 2011. What is stamped earlier has no timestamp (-1, by KIP-32), or seconds for milliseconds; what is
 # stamped later than the year 3000 has micro- or nanoseconds.
@@ -77,6 +77,19 @@ class Event:
     pid: str = ""
     traceparent: str | None = None
     about_several: bool = False
+
+
+def as_record(record: Any) -> Record:  # noqa: ANN401 - a Kafka client's record: no types, and not ours to import
+    """Return a record of aiokafka's as ours."""
+    return Record(
+        value=record.value,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        timestamp_s=record.timestamp / 1000,
+        key=record.key,
+        headers=record.headers,
+    )
 
 
 def arrival_s(record: Record, now_s: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge
 
-from loggpt_stream.daemon.metrics import MemberMetrics
+from loggpt_stream.kafka.metrics import MemberMetrics
 
 
 class RouteMetrics(MemberMetrics):

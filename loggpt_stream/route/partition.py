@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loggpt_stream.daemon.ledger import applied
-from loggpt_stream.daemon.transactions import Stamped
+from loggpt_stream.kafka.changelog import applied
+from loggpt_stream.kafka.transactions import Stamped
 from loggpt_stream.lines.decode import ABOUT_SEVERAL, decode
 from loggpt_stream.lines.record import UndecodableError
 from loggpt_stream.route.keys import Keys
@@ -15,9 +15,9 @@ from loggpt_stream.route.keys import Keys
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loggpt_stream.daemon.ledger import Change, Ledger
-    from loggpt_stream.daemon.message import Message
+    from loggpt_stream.kafka.changelog import Change, Ledger
     from loggpt_stream.lines.record import Record
+    from loggpt_stream.message import Message
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,13 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.daemon.health import Health, serve
-from loggpt_stream.daemon.ledger import Ledger
-from loggpt_stream.daemon.membership import Membership
-from loggpt_stream.daemon.owner import Owner
-from loggpt_stream.daemon.partition import as_record
-from loggpt_stream.daemon.raw_lines import RawLines
-from loggpt_stream.daemon.transactions import Bulk, Outgoing
-from loggpt_stream.lines.masks import Masks
+from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.kafka.health import Health, serve
+from loggpt_stream.kafka.membership import Membership
+from loggpt_stream.kafka.owner import Owner
+from loggpt_stream.kafka.record_reader import RecordReader
+from loggpt_stream.kafka.transactions import Bulk, Outgoing
+from loggpt_stream.lines.record import as_record
 from loggpt_stream.logs import get_logger
 from loggpt_stream.route.metrics import RouteMetrics
 from loggpt_stream.route.partition import RoutedPartition, Unsaved
@@ -27,7 +26,7 @@ from loggpt_stream.route.partition import RoutedPartition, Unsaved
 if TYPE_CHECKING:
     from aiokafka import TopicPartition
 
-    from loggpt_stream.daemon.membership import Clock
+    from loggpt_stream.kafka.membership import Clock
     from loggpt_stream.route.settings import RouteSettings
 
 log = get_logger(__name__)
@@ -49,13 +48,7 @@ class Router:
         self.health = Health(last_turn_s=clock())
         self._clock = clock
         self._group = Membership[RoutedPartition, Unsaved](settings, self, self.metrics, self.health, clock)
-        self._raw = RawLines(
-            settings.input_topic,
-            self._group.reader,
-            Masks(),
-            settings.shape,
-            within_s=settings.transaction_timeout_s / 4,
-        )
+        self._input = RecordReader(settings.input_topic, self._group.reader)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then commit. Raises what ends the router otherwise."""
@@ -71,7 +64,7 @@ class Router:
                 output_topic=settings.output_topic,
             )
             lifetimes.push_async_callback(self._group.close)
-            lifetimes.push_async_callback(self._raw.close)
+            lifetimes.push_async_callback(self._input.close)
             if not await self._group.connect(stop):
                 return
             async with asyncio.TaskGroup() as tasks:
@@ -131,7 +124,7 @@ class Router:
 
     async def timestamp_ms(self, where: TopicPartition, offset: int) -> int | None:
         """Return the timestamp of an input record, or None where there is none at this offset."""
-        return await self._raw.timestamp_ms(where.partition, offset)
+        return await self._input.timestamp_ms(where.partition, offset)
 
     async def end_of_topic(self, partition: RoutedPartition) -> None:
         """Do nothing: of a topic that is no more, nothing is left to be done."""

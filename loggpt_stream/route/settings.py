@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from loggpt_stream.daemon.member_settings import MemberSettings
+from loggpt_stream.kafka.settings import MemberSettings
+from loggpt_stream.lines.decode import known_shape
 from loggpt_stream.lines.rules import KEY_SOURCES, SessionRules
 
 
@@ -26,6 +27,9 @@ class RouteSettings(MemberSettings):
     state_topic: str = Field(
         "loggpt-route-state",
         description="compacted topic for where it stands, with as many partitions as the input",
+    )
+    shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
+        None, description="pin the record shape instead of recognising each record"
     )
     group: str = Field("loggpt-route", description="consumer group; routers of one group share the partitions")
     key_order: Annotated[tuple[str, ...], AfterValidator(_known_order)] = Field(

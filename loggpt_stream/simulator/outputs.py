@@ -18,7 +18,7 @@ from loggpt_stream.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from loggpt_stream.settings import KafkaSettings
+    from loggpt_stream.kafka.settings import KafkaSettings
     from loggpt_stream.simulator.load import Simulated, Truth
 
 _PROGRESS_EVERY_S: Final = {True: 0.5, False: 10.0}  # on a terminal, and in a log

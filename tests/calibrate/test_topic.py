@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from calibrate.cli import main
 from loggpt_stream.model.bundle import load_bundle
+from testing.daemon_process import produce
+from testing.kafka_server import create_topic, unique_name
 from tests.calibrate.conftest import LABELS, NOVA34
-from tests.daemon_process import produce
-from tests.kafka_server import create_topic, unique_name
 
 if TYPE_CHECKING:
     import pytest
 
-    from tests.kafka_server import KafkaServer
+    from testing.kafka_server import KafkaServer
 
 VAL = ["--labels", LABELS, "--select", "split=val"]
 

@@ -14,19 +14,19 @@ import orjson
 import pytest
 import torch
 
-from loggpt_stream.daemon.alert import AlertWriter, Judged, schema
+from loggpt_stream.alerts.alert import AlertWriter, Judged, schema
 from loggpt_stream.daemon.batching import Closed, Waiting
 from loggpt_stream.daemon.early import SETTLE_S, EarlyLooks
-from loggpt_stream.daemon.ledger import Ledger
 from loggpt_stream.daemon.partition import Meaning, Partition
 from loggpt_stream.daemon.scorer_thread import ScorerHungError, ScorerThread
+from loggpt_stream.kafka.changelog import Ledger
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.calibration import Calibration, EarlyCalibration, Judge
 from loggpt_stream.model.drift import UNCONFIRMED, DriftMode
 from loggpt_stream.model.statistics import Scale
-from tests.tiny_bundle import judged_early_by, tiny_bundle
+from testing.tiny_bundle import judged_early_by, tiny_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

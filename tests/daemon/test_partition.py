@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from loggpt_stream.daemon.alert import Judged
-from loggpt_stream.daemon.ledger import Ledger
+from loggpt_stream.alerts.alert import Judged
 from loggpt_stream.daemon.partition import Meaning, Partition
+from loggpt_stream.kafka.changelog import Ledger
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.calibration import Calibration, Judge, Verdict
 from loggpt_stream.model.drift import DriftMode
 from loggpt_stream.model.scoring import SessionScore
-from tests.tiny_bundle import judged_early_by
+from testing.tiny_bundle import judged_early_by
 
 if TYPE_CHECKING:
-    from loggpt_stream.daemon.message import Message
     from loggpt_stream.lines.session import Session
+    from loggpt_stream.message import Message
 
 CALIBRATION = judged_early_by(None)
 

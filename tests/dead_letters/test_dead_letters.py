@@ -18,20 +18,20 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from loggpt_stream import cli
 from loggpt_stream.daemon.compose import DEAD_LETTER_BYTES, dead_letter
-from loggpt_stream.daemon.ledger import Ledger
 from loggpt_stream.daemon.partition import Rejected
 from loggpt_stream.dead_letters import reinject as letters_back
 from loggpt_stream.dead_letters.letters import Done, letter_of, mark
 from loggpt_stream.dead_letters.reasons import REASONS
 from loggpt_stream.history import topic
 from loggpt_stream.history.topic import Span, record_batches
+from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.kafka.settings import KafkaSettings
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Record, UndecodableError
 from loggpt_stream.lines.rules import KEY_SOURCES
 from loggpt_stream.route.partition import RoutedPartition
-from loggpt_stream.settings import KafkaSettings
 from loggpt_stream.terminal import printable
-from tests.kafka_server import KafkaServer, create_topic, unique_name
+from testing.kafka_server import KafkaServer, create_topic, unique_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,14 +9,14 @@ import pytest_asyncio
 
 from faults.cluster import cluster
 from faults.trial import Bench
-from tests import daemon_process
-from tests.tiny_bundle import tiny_bundle
+from testing import daemon_process
+from testing.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from faults.zygote import Zygote
     from loggpt_stream.model.bundle import Bundle
+    from testing.fork_server import Zygote
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from faults import scenarios
-from faults.failpoints import enumerate_points, package_targets
+from faults.failpoints import daemon_targets, enumerate_points
 from faults.scenarios import Size, die_at
 from tests.faults.chance import chance
 
@@ -43,7 +43,7 @@ _UNREACHED = {
     "await self._producer.partitions_for(bulk.topic)": "the same",
     "await self._producer.send_batch(batch, bulk.topic, partition=place)": "the same",
 }
-_MODULES = ("owner", "transactions", "tenure", "ledger", "compose", "raw_lines")
+_MODULES = ("owner", "transactions", "tenure", "changelog", "compose", "raw_lines", "record_reader")
 _FUNCTIONS = ("begin", "_find_position", "_is_another_topic", "owner", "timestamp_ms")
 _NOT_OF_COMMIT = ("stop_client", "_cut_off", "_bounded", "Tenure._pause", "Tenure._due")
 
@@ -51,8 +51,9 @@ _NOT_OF_COMMIT = ("stop_client", "_cut_off", "_bounded", "Tenure._pause", "Tenur
 def points_of_commit_and_restore() -> list[str]:
     """Return every await of what commits and restores, as it stands in the source."""
     found = []
-    for point in enumerate_points(package_targets("loggpt_stream.daemon")):
-        module, function, *_ = point.removeprefix("loggpt_stream.daemon.").split(":")
+    for point in enumerate_points(daemon_targets()):
+        module, function, *_ = point.split(":")
+        module = module.rpartition(".")[2]
         named = module in _MODULES or function.partition(".")[2].partition(".")[0] in _FUNCTIONS
         if named and not any(function.startswith(each) for each in _NOT_OF_COMMIT):
             found.append(point)

@@ -20,10 +20,10 @@ from faults import scenarios
 from faults.oracle import expect, read_committed, settled
 from faults.scenarios import Size
 from faults.trial import Bench, Trial, trial, verdict
-from loggpt_stream.daemon.ledger import Ledger
+from loggpt_stream.kafka.changelog import Ledger
 from loggpt_stream.model.bundle import save_bundle, save_calibrated
+from testing.kafka_server import create_topic
 from tests.faults.chance import chance
-from tests.kafka_server import create_topic
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from faults.oracle import Verdict
     from loggpt_stream.lines.record import Record
-    from tests.daemon_process import DaemonProcess
+    from testing.daemon_process import DaemonProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -9,7 +9,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from faults.cluster import cluster
-from tests.kafka_server import create_topic
+from testing.kafka_server import create_topic
 
 if TYPE_CHECKING:
     from pathlib import Path

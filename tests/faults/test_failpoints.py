@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faults.failpoints import EVERY_POINT, Failpoint, Target, enumerate_points, package_targets
+from faults.failpoints import EVERY_POINT, Failpoint, Target, daemon_targets, enumerate_points
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,5 +208,5 @@ def test_a_point_that_is_not_in_the_source_is_refused() -> None:
 
 
 def test_the_daemons_own_points_are_many_and_have_names_of_their_own() -> None:
-    points = enumerate_points(package_targets("loggpt_stream.daemon"))
+    points = enumerate_points(daemon_targets())
     assert len(points) == len(set(points)) > 40

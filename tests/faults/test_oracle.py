@@ -14,16 +14,16 @@ from faults.cluster import Cluster
 from faults.oracle import Expectation, Published, expect, judge, published, read_committed
 from faults.trial import Bench, trial
 from faults.workload import START_MS, Workload
-from tests.kafka_server import create_topic, unique_name
+from testing.kafka_server import create_topic, unique_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from faults.zygote import Zygote
     from loggpt_stream.lines.record import Record
     from loggpt_stream.model.bundle import Bundle
-    from tests.kafka_server import KafkaServer
+    from testing.fork_server import Zygote
+    from testing.kafka_server import KafkaServer
 
 RECORDS = 4_000
 

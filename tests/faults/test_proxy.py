@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from faults.oracle import read_committed
 from faults.proxy import ADD_PARTITIONS_TO_TXN, END_TXN, INIT_PRODUCER_ID, PRODUCE, KafkaProxy, Route, routes
-from tests.kafka_server import KafkaServer, create_topic, unique_name
+from testing.kafka_server import KafkaServer, create_topic, unique_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

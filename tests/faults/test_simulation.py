@@ -11,16 +11,16 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from faults.simulation import Simulation, ViolationError, undisturbed
-from loggpt_stream.daemon.ledger import BARRIER
 from loggpt_stream.daemon.partition import Partition
-from loggpt_stream.daemon.transactions import TransactionalLog
 from loggpt_stream.errors import UserError
+from loggpt_stream.kafka.changelog import BARRIER
+from loggpt_stream.kafka.transactions import TransactionalLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from loggpt_stream.daemon.ledger import Change
-    from loggpt_stream.daemon.transactions import Outgoing
+    from loggpt_stream.kafka.changelog import Change
+    from loggpt_stream.kafka.transactions import Outgoing
 
 _SEEDS_OF_BROKEN = 400
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from faults.trial import Bench, Trial
-from tests.daemon_process import Topics
+from testing.daemon_process import Topics
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from faults.cluster import Cluster
-    from faults.zygote import Zygote
     from loggpt_stream.model.bundle import Bundle
+    from testing.fork_server import Zygote
 
 
 @pytest.fixture

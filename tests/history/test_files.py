@@ -18,7 +18,7 @@ from loggpt_stream.history.corpus import Corpus, read_corpus
 from loggpt_stream.history.files import Reading, expand, read_events
 from loggpt_stream.lines.masks import DEFAULT_RULES
 from loggpt_stream.lines.rules import SessionRules
-from tests.tiny_bundle import NOVA34
+from testing.tiny_bundle import NOVA34
 
 if sys.version_info >= (3, 14):
     from compression import zstd

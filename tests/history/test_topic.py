@@ -15,17 +15,17 @@ from aiokafka.admin import AIOKafkaAdminClient
 from loggpt_stream.errors import UserError
 from loggpt_stream.history.corpus import Corpus, read_corpus
 from loggpt_stream.history.topic import read_topic
+from loggpt_stream.kafka.settings import KafkaSettings
 from loggpt_stream.lines.masks import DEFAULT_RULES
 from loggpt_stream.lines.rules import SessionRules
-from loggpt_stream.settings import KafkaSettings
-from tests.kafka_server import create_topic, produce_unreadable_header, unique_name
-from tests.tiny_bundle import NOVA34
+from testing.kafka_server import create_topic, produce_unreadable_header, unique_name
+from testing.tiny_bundle import NOVA34
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from loggpt_stream.history.files import Reading
-    from tests.kafka_server import KafkaServer
+    from testing.kafka_server import KafkaServer
 
 RULES = SessionRules()
 T0_S = 1_795_442_888.0

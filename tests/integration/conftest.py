@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from testing.kafka_security import Authority, Security
+from testing.kafka_server import KafkaServer
 from tests.conftest import skip_or_fail
-from tests.kafka_security import Authority, Security
-from tests.kafka_server import KafkaServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

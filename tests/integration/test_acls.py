@@ -31,27 +31,27 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # exported all
 from pydantic import SecretStr
 
 from loggpt_stream.checks.create import create_topics
+from loggpt_stream.commands.doctor import DoctorSettings, check_kafka
+from loggpt_stream.commands.route import RouteCommand
+from loggpt_stream.commands.route import _create as create_for_router
 from loggpt_stream.daemon.compose import DEAD_LETTER_BYTES, dead_letter
 from loggpt_stream.daemon.partition import Rejected
 from loggpt_stream.daemon.settings import DaemonSettings
-from loggpt_stream.daemon.topics import Level, kafka_client, look_up
 from loggpt_stream.dead_letters.letters import Done, Selection, read_letters
 from loggpt_stream.dead_letters.reinject import reinject
-from loggpt_stream.doctor import DoctorSettings, check_kafka
 from loggpt_stream.errors import UserError
+from loggpt_stream.kafka.settings import KafkaSettings
+from loggpt_stream.kafka.topics import Level, kafka_client, look_up
 from loggpt_stream.lines.record import Record, UndecodableError
-from loggpt_stream.route.cli import RouteCommand
-from loggpt_stream.route.cli import _create as create_for_router
 from loggpt_stream.route.settings import RouteSettings
-from loggpt_stream.settings import KafkaSettings
-from tests.daemon_process import DaemonProcess, RouteProcess, Topics, produce, read_all
+from testing.daemon_process import DaemonProcess, RouteProcess, Topics, produce, read_all
+from testing.kafka_server import create_topic, unique_name
+from testing.tiny_bundle import tiny_bundle
 from tests.integration.conftest import PASSWORDS
-from tests.kafka_server import create_topic, unique_name
-from tests.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
     from loggpt_stream.model.bundle import Bundle
-    from tests.kafka_server import KafkaServer
+    from testing.kafka_server import KafkaServer
 
 SCRIPT = Path(__file__).parents[2] / "deploy" / "kafka" / "acls.sh"
 RESOURCES = {

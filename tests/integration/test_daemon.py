@@ -16,16 +16,16 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
-from loggpt_stream import replay
-from loggpt_stream.daemon.alert import schema
-from tests.daemon_process import DaemonProcess, Topics, own_process, produce, read_all
-from tests.tiny_bundle import NOVA34, tiny_bundle
+from loggpt_stream.alerts.alert import schema
+from loggpt_stream.commands import replay
+from testing.daemon_process import DaemonProcess, Topics, own_process, produce, read_all
+from testing.tiny_bundle import NOVA34, tiny_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from loggpt_stream.model.bundle import Bundle
-    from tests.kafka_server import KafkaServer
+    from testing.kafka_server import KafkaServer
 
 
 Extent = tuple[str, int, int, int]

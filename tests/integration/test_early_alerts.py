@@ -10,15 +10,15 @@ import jsonschema
 import orjson
 import pytest
 
-from loggpt_stream.daemon.alert import schema
-from tests.daemon_process import DaemonProcess, Topics, produce, read_all
-from tests.tiny_bundle import tiny_bundle
+from loggpt_stream.alerts.alert import schema
+from testing.daemon_process import DaemonProcess, Topics, produce, read_all
+from testing.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from loggpt_stream.model.bundle import Bundle
-    from tests.kafka_server import KafkaServer
+    from testing.kafka_server import KafkaServer
 
 FAILING = "aaaaaaaa-0000-4000-8000-000000000000"
 USUAL = "bbbbbbbb-0000-4000-8000-000000000000"

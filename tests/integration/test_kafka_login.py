@@ -17,20 +17,20 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # exported all
 )
 from pydantic import SecretStr
 
-from loggpt_stream.connection import explain, why_not
 from loggpt_stream.daemon.settings import DaemonSettings
 from loggpt_stream.dead_letters.letters import Selection
 from loggpt_stream.dead_letters.reinject import reinject
 from loggpt_stream.errors import UserError
-from loggpt_stream.settings import KafkaSettings
+from loggpt_stream.kafka.connection import explain, why_not
+from loggpt_stream.kafka.settings import KafkaSettings
+from testing.kafka_security import LISTENERS, Authority, Security, unsecured_token
+from testing.kafka_server import create_topic, unique_name
 from tests.integration.conftest import PASSWORDS
-from tests.kafka_security import LISTENERS, Authority, Security, unsecured_token
-from tests.kafka_server import create_topic, unique_name
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.kafka_server import KafkaServer
+    from testing.kafka_server import KafkaServer
 
 WRONG = "wrong-hunter2"
 

@@ -18,17 +18,17 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.errors import KafkaError
 
-from loggpt_stream.daemon.transactions import TransactionalLog
-from tests.daemon_process import DaemonProcess, Topics, produce, read_all, with_fault
-from tests.kafka_server import create_topic, produce_unreadable_header, unique_name
-from tests.tiny_bundle import tiny_bundle
+from loggpt_stream.kafka.transactions import TransactionalLog
+from testing.daemon_process import DaemonProcess, Topics, produce, read_all, with_fault
+from testing.kafka_server import create_topic, produce_unreadable_header, unique_name
+from testing.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from loggpt_stream.model.bundle import Bundle
-    from tests.kafka_server import KafkaServer
+    from testing.kafka_server import KafkaServer
 
 # Number of the instance whose line closes the sessions of the others.
 LATER = 90_000_000
@@ -46,7 +46,7 @@ Scorer.score_prepared = hang
 # And the end takes longer than one of them.
 MANY_BATCHES = """
 import asyncio, time
-from loggpt_stream.daemon.transactions import TransactionalLog
+from loggpt_stream.kafka.transactions import TransactionalLog
 from loggpt_stream.model.scoring import Scorer
 read_batch = Scorer._read_batch
 close = TransactionalLog.close
@@ -72,7 +72,7 @@ AIOKafkaConsumer.getmany = hung
 """
 LONG_TAKE_OVER = """
 import asyncio
-from loggpt_stream.daemon.transactions import TransactionalLog
+from loggpt_stream.kafka.transactions import TransactionalLog
 async def long(self):
     await asyncio.sleep(55)
 TransactionalLog.take_over = long

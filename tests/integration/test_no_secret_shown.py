@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.daemon_process import DaemonProcess, Topics, produce
+from testing.daemon_process import DaemonProcess, Topics, produce
+from testing.kafka_security import LISTENERS, unsecured_token
+from testing.tiny_bundle import tiny_bundle
 from tests.integration.conftest import PASSWORDS
-from tests.kafka_security import LISTENERS, unsecured_token
-from tests.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from loggpt_stream.model.bundle import Bundle
-    from tests.kafka_server import KafkaServer
+    from testing.kafka_server import KafkaServer
 
 WRONG = "wrong-hunter2"
 

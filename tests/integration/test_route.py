@@ -14,18 +14,18 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from benchmarks.route_sessions import recorded
-from loggpt_stream.daemon.transactions import partition_of
-from loggpt_stream.route.cli import main
-from tests.daemon_process import DaemonProcess, RouteProcess, Topics, produce, read_all
-from tests.kafka_server import create_topic, unique_name
-from tests.tiny_bundle import tiny_bundle
+from loggpt_stream.commands.route import main
+from loggpt_stream.kafka.transactions import partition_of
+from testing.daemon_process import DaemonProcess, RouteProcess, Topics, produce, read_all
+from testing.kafka_server import create_topic, unique_name
+from testing.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from loggpt_stream.model.bundle import Bundle
-    from tests.kafka_server import KafkaServer
+    from testing.kafka_server import KafkaServer
 
 OUTPUTS = 4
 ONE, TWO = (f"{digit * 8}-0000-4000-8000-000000000000" for digit in "ab")

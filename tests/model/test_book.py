@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from loggpt_stream.lines.session import Line, Session
 from loggpt_stream.model.book import EMPTY, LineBook
-from tests.tiny_bundle import nova34
+from testing.tiny_bundle import nova34
 
 
 def session(*texts: str, times_s: list[float] | None = None) -> Session:

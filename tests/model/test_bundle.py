@@ -19,7 +19,7 @@ from loggpt_stream.model.calibration import Calibration, Judge, KindCalibration
 from loggpt_stream.model.drift import DriftMode
 from loggpt_stream.model.gpt import ModelShape, new_model
 from loggpt_stream.model.statistics import LENGTH, Scale
-from tests.tiny_bundle import nova34, tiny_bundle, untrained_parts
+from testing.tiny_bundle import nova34, tiny_bundle, untrained_parts
 from trainer.material import count_lines
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from loggpt_stream.model.gpt import ModelShape, new_model
 from loggpt_stream.model.scoring import Scorer
 from loggpt_stream.model.sequence import Passes
 from loggpt_stream.model.statistics import EARLY, Scale, fit_scales, slack
-from tests.tiny_bundle import Said, judged_early_by, nova34, untrained_parts
+from testing.tiny_bundle import Said, judged_early_by, nova34, untrained_parts
 from trainer.material import count_lines
 
 SESSIONS = nova34().sessions[:40]

@@ -30,7 +30,7 @@ from loggpt_stream.model.statistics import (
     scales_to_json,
     surprises,
 )
-from tests.tiny_bundle import Said, nova34, untrained_parts
+from testing.tiny_bundle import Said, nova34, untrained_parts
 from trainer.material import count_lines
 
 if TYPE_CHECKING:

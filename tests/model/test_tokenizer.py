@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from loggpt_stream.model.tokenizer import SPECIAL_TOKENS, LineTokenizer, train_tokenizer
-from tests.tiny_bundle import nova34
+from testing.tiny_bundle import nova34
 
 LINES = [text for session in nova34().sessions[:100] for text in session.texts]
 TOKENIZER = LineTokenizer(train_tokenizer(LINES, vocabulary_size=800, piece_vocabulary_size=400), max_line_tokens=32)

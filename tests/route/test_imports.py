@@ -11,7 +11,7 @@ HEAVY = ("torch", "transformers", "tokenizers", "numpy", "scipy", "sklearn", "ma
 def test_route_loads_no_library_of_the_models() -> None:
     code = f"""
 import sys
-import loggpt_stream.cli, loggpt_stream.route.cli
+import loggpt_stream.cli, loggpt_stream.commands.route
 print([name for name in {HEAVY} if name in sys.modules])
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.route_sessions import gathered, recorded, routed
-from loggpt_stream.daemon.ledger import Ledger
 from loggpt_stream.errors import UserError
+from loggpt_stream.kafka.changelog import Ledger
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import KEY_SOURCES
@@ -18,8 +18,8 @@ from loggpt_stream.route.keys import Choice, Keys
 from loggpt_stream.route.partition import RoutedPartition
 
 if TYPE_CHECKING:
-    from loggpt_stream.daemon.message import Message
-    from loggpt_stream.daemon.transactions import Stamped
+    from loggpt_stream.kafka.transactions import Stamped
+    from loggpt_stream.message import Message
 
 ONE, TWO = (f"{digit * 8}-0000-4000-8000-000000000000" for digit in "ab")
 REQUEST, OTHER = (f"req-{digit * 8}-0000-4000-8000-000000000000" for digit in "cd")

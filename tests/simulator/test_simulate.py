@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
+from loggpt_stream.commands import simulate as cli
+from loggpt_stream.commands.simulate import SimulateSettings, main
 from loggpt_stream.history.corpus import Corpus, read_corpus
 from loggpt_stream.lines.masks import DEFAULT_RULES
 from loggpt_stream.lines.rules import KEY_SOURCES, SessionRules
-from loggpt_stream.simulator import cli
-from loggpt_stream.simulator.cli import SimulateSettings, main
 from loggpt_stream.simulator.library import load_library
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import torch
 from loggpt_stream.history.corpus import read_corpus
 from loggpt_stream.lines.masks import DEFAULT_RULES
 from loggpt_stream.lines.rules import SessionRules
-from tests.tiny_bundle import NOVA34
+from testing.tiny_bundle import NOVA34
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from loggpt_stream.lines.session import Line, Session
-from tests.tiny_bundle import nova34, tiny_bundle
+from testing.tiny_bundle import nova34, tiny_bundle
 from trainer.abnormal import Z_LIMIT, look_for_abnormal, robust_z
 
 if TYPE_CHECKING:

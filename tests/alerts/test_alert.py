@@ -1,0 +1,178 @@
+"""Alerts: valid against the shipped schema, stable ids, raw lines, hostile text kept harmless."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import numpy as np
+import orjson
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loggpt_stream.alerts.alert import AlertWriter, Judged, schema
+from loggpt_stream.lines.session import Line, Session
+from loggpt_stream.model.calibration import Judge, Verdict
+from loggpt_stream.model.scoring import SessionScore
+from testing.tiny_bundle import nova34, tiny_bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loggpt_stream.model.bundle import Bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle", steps=5, alert_share=1.0)
+
+
+@pytest.fixture(scope="module")
+def judged(bundle: Bundle) -> list[Judged]:
+    assert bundle.calibration
+    sessions = nova34().sessions[200:300]
+    scores = bundle.scorer(torch.device("cpu")).score(sessions)
+    judge = Judge(bundle.calibration)
+    return [
+        Judged("input", 3, session, score, judge.judge(session.kind, score.statistics))
+        for session, score in zip(sessions, scores, strict=True)
+    ]
+
+
+def test_alerts_of_real_sessions_are_valid(bundle: Bundle, judged: list[Judged]) -> None:
+    writer = AlertWriter(bundle, "prod")
+    for each in judged:
+        value = orjson.loads(writer.alert(each, created_s=1.8e9).value)
+        jsonschema.validate(value, schema())
+        assert value["cloud"].get("instance", {}).get("id") == (
+            each.session.key if each.session.kind == "instance" else None
+        )
+
+
+def test_the_schema_refuses_a_field_that_it_does_not_know(bundle: Bundle, judged: list[Judged]) -> None:
+    value: dict[str, Any] = orjson.loads(AlertWriter(bundle, "prod").alert(judged[0], created_s=1.8e9).value)
+    value["loggpt"]["invented"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(value, schema())
+
+
+def test_headers_are_cloud_events_and_repeat_the_id(bundle: Bundle, judged: list[Judged]) -> None:
+    message = AlertWriter(bundle, "prod").alert(judged[0], created_s=1.8e9)
+    headers = dict(message.headers)
+    assert headers["content-type"] == b"application/json"
+    assert headers["ce_source"] == b"/loggpt-stream/prod"
+    assert headers["ce_id"].decode() == orjson.loads(message.value)["event"]["id"]
+    assert headers["ce_subject"] == headers["ce_partitionkey"] == message.key == judged[0].session.key.encode()
+
+
+def test_an_id_does_not_depend_on_what_a_restart_forgets(bundle: Bundle, judged: list[Judged]) -> None:
+    one, writer = judged[0], AlertWriter(bundle, "prod")
+    as_part = replace(one, session=replace(one.session, part=3))
+    next_in_record = replace(one, session=replace(one.session, first_index=1))
+    assert writer.event_id(as_part) == writer.event_id(one) != writer.event_id(next_in_record)
+
+
+def test_the_trace_context_that_came_in_goes_out_and_none_is_made_up(bundle: Bundle, judged: list[Judged]) -> None:
+    one, writer = judged[0], AlertWriter(bundle, "prod")
+    traced = replace(one, session=replace(one.session, traceparent="00-0a-0b-01"))
+    assert dict(writer.alert(traced, created_s=1.8e9).headers)["traceparent"] == b"00-0a-0b-01"
+    assert "traceparent" not in dict(writer.alert(one, created_s=1.8e9).headers)
+
+
+def test_an_id_is_the_same_for_the_same_session_and_differs_for_any_other(bundle: Bundle, judged: list[Judged]) -> None:
+    writer = AlertWriter(bundle, "prod")
+    one = judged[0]
+    later = replace(one, session=replace(one.session, first_offset=one.session.first_offset + 1))
+    others = [replace(one, partition=4), replace(one, topic="other"), later, judged[1]]
+    assert writer.event_id(one) == AlertWriter(bundle, "prod").event_id(one)
+    assert len({writer.event_id(each) for each in [one, *others]}) == 5
+
+
+def test_top_lines_are_the_most_surprising_raw_lines_in_order(bundle: Bundle, judged: list[Judged]) -> None:
+    each = max(judged, key=lambda j: len(j.session.lines))
+    top = orjson.loads(AlertWriter(bundle, "prod").alert(each, created_s=1.8e9).value)["loggpt"]["top_lines"]
+    losses = sorted(each.score.line_losses_L.tolist(), reverse=True)[:5]
+    assert [line["loss"] for line in top] == pytest.approx(losses)
+    raw = {line.offset: line.raw for line in each.session.lines}
+    assert all(raw[line["source"]["offset"]] == line["text"] for line in top)
+    assert all(sum(line["token_losses"]) == pytest.approx(line["loss"], abs=0.01) for line in top)
+
+
+def test_an_uncalibrated_bundle_writes_no_alerts(bundle: Bundle) -> None:
+    with pytest.raises(ValueError, match="calibrated"):
+        AlertWriter(replace(bundle, calibration=None), "prod")
+
+
+@given(
+    text=st.text(max_size=200),
+    times_s=st.tuples(st.floats(-1e15, 1e15), st.floats(-1e15, 1e15)),
+    key=st.text(min_size=1, max_size=50),
+)
+def test_any_text_times_and_key_give_a_valid_alert(
+    bundle: Bundle, text: str, times_s: tuple[float, float], key: str
+) -> None:
+    try:
+        (text + key).encode()
+    except UnicodeEncodeError:  # the decoder yields no lone surrogates
+        return
+    lines = [Line(time_s, offset, "x", "", text) for offset, time_s in enumerate(times_s)]
+    session = Session(key, "explicit", *times_s, 0, lines=lines)
+    session.close_reason = "idle"
+    score = SessionScore(np.array([2.0, 1.0]), [np.array([2.0]), np.array([1.0])], {"mean_line_loss": 1.5})
+    deciding = {"max_line_loss": 1.0, "unseen_lines": 1.0, "absent_lines": 0.9, "digest_loss": 0.8}
+    verdict = Verdict(
+        anomalous=True, combination="everything", score=2.0, threshold=1.0, p_value=0.1, surprises=deciding
+    )
+    message = AlertWriter(bundle, "prod").alert(Judged("t", 0, session, score, verdict), created_s=0.0)
+    jsonschema.validate(orjson.loads(message.value), schema())
+
+
+def flagged(bundle: Bundle, texts: Sequence[str]) -> tuple[dict[str, Any], Session]:
+    """Return the alert of a real instance session with these lines put in its middle, and half of its own gone."""
+    assert bundle.calibration
+    original = next(each for each in nova34().sessions[200:300] if each.kind == "instance" and len(each.lines) > 20)
+    kept = original.lines[: len(original.lines) // 2]
+    strange = [Line(kept[-1].time_s, 77_000 + n, text, "", f"raw {text}") for n, text in enumerate(texts)]
+    session = replace(original, lines=[*kept, *strange])
+    (score,) = bundle.scorer(torch.device("cpu")).score([session])
+    verdict = Judge(bundle.calibration).judge("instance", score.statistics)
+    value = orjson.loads(AlertWriter(bundle, "prod").alert(Judged("in", 3, session, score, verdict), 1.8e9).value)
+    jsonschema.validate(value, schema())
+    return value, session
+
+
+def test_a_line_that_is_absent_is_listed_as_absent_with_the_share_of_sessions_that_have_it(bundle: Bundle) -> None:
+    value, session = flagged(bundle, [])
+    book = bundle.books()["instance"]
+    absent = value["loggpt"]["absent_lines"]
+    assert absent
+    for each in absent:
+        assert each["text"] not in session.texts
+        assert each["share"] == pytest.approx(book.frequency(each["text"]) / book.sessions, abs=1e-4)
+        assert each["share"] >= 0.5
+    assert [each["share"] for each in absent] == sorted((each["share"] for each in absent), reverse=True)
+
+
+def test_lines_that_no_training_session_has_are_listed_raw_with_their_offset(bundle: Bundle) -> None:
+    value, _ = flagged(bundle, ["ERROR never.seen once", "ERROR never.seen twice", "ERROR never.seen once"])
+    unseen = [each for each in value["loggpt"]["unseen_lines"] if each["source"]["offset"] >= 77_000]
+    assert [(each["text"], each["source"]["offset"]) for each in unseen] == [
+        ("raw ERROR never.seen once", 77_000),
+        ("raw ERROR never.seen twice", 77_001),
+    ]
+
+
+def test_the_reason_names_what_decided_with_its_line_and_its_share_of_the_score(bundle: Bundle) -> None:
+    value, _ = flagged(bundle, [f"ERROR never.seen {n}" for n in range(30)])
+    told = value["loggpt"]
+    decided = told["decided_by"]
+    assert "unseen_lines" in decided
+    assert decided == sorted(decided, key=lambda name: -told["surprises"][name])
+    assert all(told["surprises"][name] >= max(told["surprises"].values()) / 3 for name in decided)
+    assert sum(told["surprises"].values()) == pytest.approx(told["score"])
+    assert "it has lines never seen in training" in value["event"]["reason"]
+    assert 'raw ERROR never.seen 0"' in value["event"]["reason"]
+    assert f"{told['surprises']['unseen_lines']:.1f} nats" in value["event"]["reason"]

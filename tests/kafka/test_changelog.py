@@ -1,0 +1,142 @@
+"""The state topic of a partition, written and read back; what is missing, damaged or somebody else's is refused."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from loggpt_stream.errors import UserError
+from loggpt_stream.kafka import changelog as ledgers
+from loggpt_stream.kafka.changelog import BARRIER, Ledger
+from loggpt_stream.message import Message
+
+OWNER = "group input"
+
+
+def change(number: int, size: int = 10) -> dict[str, Any]:
+    return {"number": number, "noise": random.Random(number).randbytes(size).hex()}
+
+
+def written(count: int, *, size: int = 10, **limits: int) -> list[Message]:
+    """Return the records of so many changes, with a snapshot wherever one is due."""
+    ledger = Ledger(OWNER, **limits)
+    messages = []
+    for number in range(count):
+        messages += ledger.write(change(number, size), snapshot=ledger.snapshot_due)
+    return messages
+
+
+def read(messages: list[Message], owner: str = OWNER) -> list[int]:
+    changes = Ledger(owner).read((message.key, message.value) for message in messages)
+    return [each["number"] for each in changes]
+
+
+def compacted(messages: list[Message]) -> list[Message]:
+    """Return what is left when the log cleaner has been everywhere: the newest record of each key."""
+    newest = {message.key: number for number, message in enumerate(messages)}
+    return [message for number, message in enumerate(messages) if newest[message.key] == number]
+
+
+def test_an_empty_topic_holds_nothing() -> None:
+    assert read([]) == []
+    assert read([Message(BARRIER, b"x", ())]) == []
+
+
+def test_changes_come_back_in_order_after_their_snapshot() -> None:
+    assert read(written(5)) == [0, 1, 2, 3, 4]
+
+
+def test_a_snapshot_replaces_all_before_it_compacted_or_not() -> None:
+    messages = written(10, most_changes=3)
+    assert read(messages) == read(compacted(messages)) == [8, 9]
+    assert len(compacted(messages)) == 4
+
+
+def test_writing_goes_on_after_what_was_read() -> None:
+    messages = written(3)
+    ledger = Ledger(OWNER)
+    ledger.read((message.key, message.value) for message in messages)
+    assert not ledger.snapshot_due
+    messages += ledger.write(change(3), snapshot=False)
+    assert read(messages) == [0, 1, 2, 3]
+    messages += ledger.write(change(4), snapshot=True)
+    assert read(messages) == [4]
+
+
+def test_a_large_change_is_written_in_parts_below_the_brokers_limit() -> None:
+    messages = written(2, size=ledgers.PART_BYTES * 2)
+    assert len(messages) > 4
+    assert max(len(message.value) for message in messages) < ledgers.PART_BYTES + 1_000
+    assert read(messages) == [0, 1]
+
+
+def test_a_snapshot_is_due_once_the_changes_are_several_times_as_large() -> None:
+    ledger = Ledger(OWNER)
+    ledger.write(change(0, 1_000_000), snapshot=ledger.snapshot_due)
+    written_bytes, changes = 0, 0
+    while not ledger.snapshot_due:
+        written_bytes += sum(len(message.value) for message in ledger.write(change(changes, 200_000), snapshot=False))
+        changes += 1
+    assert 4 * 1_000_000 <= written_bytes < 5 * 1_000_000
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_missing_change_or_snapshot_is_refused_and_it_is_said_what_to_do(lost: int) -> None:
+    messages = written(4)
+    del messages[lost]
+    with pytest.raises(UserError, match=r"missing.*delete and create the topic again"):
+        read(messages)
+
+
+def test_a_missing_part_is_refused() -> None:
+    messages = written(1, size=ledgers.PART_BYTES * 2)
+    with pytest.raises(UserError, match="lacks part 1 of"):
+        read([messages[0], *messages[2:]])
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "no place"])
+def test_a_damaged_record_is_refused(damage: str) -> None:
+    messages = written(2)
+    key, value = messages[1].key, messages[1].value
+    place, _, frame = value.partition(b"\n")
+    messages[1] = Message(
+        key,
+        {
+            "cut": place + b"\n" + frame[:-3],
+            "flipped": place + b"\n" + frame[:8] + bytes([frame[8] ^ 255]) + frame[9:],
+            "foreign": b"hello",
+            "no place": b'{"format": 1}\n' + frame,
+        }[damage],
+        (),
+    )
+    with pytest.raises(UserError, match=r"the state topic is damaged: .* doctor --create-topics; .* route --create"):
+        read(messages)
+
+
+def test_a_later_format_is_refused() -> None:
+    messages = written(1)
+    messages[0] = Message(messages[0].key, messages[0].value.replace(b'"format":1', b'"format":2'), ())
+    with pytest.raises(UserError, match=r"format 2, which this version does not read \(it reads 1\)"):
+        read(messages)
+
+
+def test_the_state_of_another_group_or_topic_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'group input', and this is 'other input': give each"):
+        read(written(1), owner="other input")
+
+
+def test_a_change_that_does_not_fit_those_before_it_is_refused() -> None:
+    def apply(change: dict[str, Any]) -> None:
+        raise KeyError(change["number"])
+
+    with pytest.raises(UserError, match="change 0 does not fit those before it"):
+        ledgers.applied([change(7)], apply)
+
+
+def test_a_frame_that_unpacks_to_more_than_is_reasonable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledgers, "_MOST_VALUE_BYTES", 1_000)
+    messages = Ledger(OWNER).write({"zeros": "0" * 100_000}, snapshot=True)
+    with pytest.raises(UserError, match="too large"):
+        read(messages)
