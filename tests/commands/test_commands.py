@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from loggpt_stream.model.bundle import Bundle
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 
 

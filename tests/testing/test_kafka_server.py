@@ -18,7 +18,7 @@ from testing.kafka_server import KafkaServer, create_topic, free_ports, missing_
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-REPO = Path(__file__).parent.parent
+REPO = Path(__file__).parent.parent.parent
 
 
 async def read(bootstrap: str, topic: str, count: int, isolation_level: str = "read_committed") -> list[bytes | None]:
