@@ -19,9 +19,8 @@ from loggpt_stream.history.corpus import closed_sessions
 from loggpt_stream.history.files import Reading, read_events
 from loggpt_stream.lines.decode import known_shape
 from loggpt_stream.logs import configure, shown_json
-from loggpt_stream.model.book import EMPTY
 from loggpt_stream.model.bundle import load_bundle
-from loggpt_stream.model.calibration import Judge
+from loggpt_stream.model.detector import Detector
 from loggpt_stream.model.drift import DriftMode
 from loggpt_stream.model.early import first_alarm, new_unseen
 from loggpt_stream.model.gpt import choose_device
@@ -31,9 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from loggpt_stream.lines.session import Session
-    from loggpt_stream.model.bundle import Bundle
     from loggpt_stream.model.calibration import EarlyCalibration
-    from loggpt_stream.model.scoring import Scorer
 
 _DESCRIPTION: Final = """\
 Score recorded log files offline, through the same code as the daemon, and write alerts as JSON lines.
@@ -73,22 +70,22 @@ def main(argv: Sequence[str]) -> int:
     reading, fates, verdicts = Reading(), Counter[str](), Counter[str]()
     events = read_events(settings.inputs, reading, shape=settings.shape)
     sessions = closed_sessions(events, bundle.meaning.session_rules, bundle.meaning.mask_rules, fates)
-    scorer = bundle.scorer(choose_device(settings.device), batch_tokens=settings.batch_tokens)
-    writer = AlertWriter(bundle, settings.cluster)
+    detector = Detector.load(bundle, choose_device(settings.device), batch_tokens=settings.batch_tokens)
+    writer = AlertWriter(detector, settings.cluster)
     started_s = time.monotonic()
     with ExitStack() as stack:
         out: IO[bytes] = stack.enter_context(settings.out.open("wb")) if settings.out else sys.stdout.buffer
         show = shown_json if out.isatty() else bytes
         scores = stack.enter_context(settings.scores.open("wb")) if settings.scores else None
         for judged, opened in judge_sessions(
-            sessions, bundle, scorer, settings.input_topic, settings.drift, early=settings.early
+            sessions, detector, settings.input_topic, settings.drift, early=settings.early
         ):
             if opened:
                 created_s = opened.session.lines[-1].time_s + SETTLE_S
                 out.write(show(writer.alert(opened, created_s).value) + b"\n")
                 judged.session.announced_s = created_s
-            verdicts["anomalous" if judged.verdict.anomalous else judged.verdict.unjudged or "normal"] += 1
-            if judged.verdict.anomalous:
+            verdicts[judged.verdict.outcome] += 1
+            if judged.alarms:
                 out.write(show(writer.alert(judged, time.time()).value) + b"\n")
             if scores:
                 scores.write(writer.score_record(judged).value + b"\n")
@@ -104,21 +101,19 @@ def main(argv: Sequence[str]) -> int:
 
 
 def judge_sessions(
-    sessions: Iterable[Session], bundle: Bundle, scorer: Scorer, topic: str, drift: DriftMode, *, early: bool
+    sessions: Iterable[Session], detector: Detector, topic: str, drift: DriftMode, *, early: bool
 ) -> Iterator[tuple[Judged, Judged | None]]:
     """Yield every session scored and judged, in order, as from partition 0 of `topic`, and its `early` alert."""
-    if bundle.calibration is None:
-        raise ValueError("judging needs a calibrated bundle")
-    judge = Judge(bundle.calibration, drift)
+    judge = detector.new_judge(drift)
     for batch in _batches(sessions):
-        for session, score in zip(batch, scorer.score(batch), strict=True):
+        for session, score in zip(batch, detector.scorer.score(batch), strict=True):
             threshold = judge.early(session.kind) if early else None  # before this session teaches it
             verdict = judge.judge(session.kind, score.statistics, late=session.late)
             judged = Judged(topic, 0, session, score, verdict)
-            yield judged, early_alert(judged, threshold, scorer)
+            yield judged, early_alert(judged, threshold, detector)
 
 
-def early_alert(judged: Judged, early: EarlyCalibration | None, scorer: Scorer) -> Judged | None:
+def early_alert(judged: Judged, early: EarlyCalibration | None, detector: Detector) -> Judged | None:
     """Return the session as it was with the line that passed the early threshold, as the daemon would announce it.
 
     The daemon looks every few seconds, and so may see some lines more. None where it never passed.
@@ -126,14 +121,12 @@ def early_alert(judged: Judged, early: EarlyCalibration | None, scorer: Scorer) 
     session = judged.session
     if early is None or session.late:
         return None
-    unseen_L = new_unseen(session.texts, scorer.books.get(session.kind, EMPTY))
+    unseen_L = new_unseen(session.texts, detector.book(session.kind))
     index = first_alarm(judged.score.line_losses_L, unseen_L, early)
     if index is None:
         return None
     so_far = replace(session, lines=session.lines[: index + 1])
-    (score,) = scorer.score([so_far])
-    score = replace(score, statistics={name: score.statistics[name] for name in early.scales})
-    verdict = early.judge(score.statistics)
+    score, verdict = detector.judge_open(detector.scorer.prepare(so_far), early)
     return replace(judged, session=so_far, score=score, verdict=verdict, stage="early")
 
 

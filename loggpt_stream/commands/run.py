@@ -13,6 +13,8 @@ from loggpt_stream.daemon.settings import DaemonSettings
 from loggpt_stream.errors import UserError
 from loggpt_stream.logs import configure, shown
 from loggpt_stream.model.bundle import load_bundle
+from loggpt_stream.model.detector import Detector
+from loggpt_stream.model.gpt import choose_device
 from loggpt_stream.settings import load
 
 if TYPE_CHECKING:
@@ -36,7 +38,9 @@ def main(argv: Sequence[str]) -> int:
     configure(settings.log_format, settings.log_level)
     # Sessions are many long-lived objects without cycles: Python's default would look for garbage 14 times as often.
     gc.set_threshold(10_000, 10, 10)
-    daemon = Daemon(settings, load_bundle(settings.bundle, key=settings.bundle_key))
+    bundle = load_bundle(settings.bundle, key=settings.bundle_key)
+    device = choose_device(settings.device)
+    daemon = Daemon(settings, Detector.load(bundle, device, batch_tokens=settings.batch_tokens, shape=settings.shape))
     try:
         code = run_until_signalled(daemon.run, failed="daemon_failed")
     except UserError as error:

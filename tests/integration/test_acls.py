@@ -34,8 +34,8 @@ from loggpt_stream.checks.create import create_topics
 from loggpt_stream.commands.doctor import DoctorSettings, check_kafka
 from loggpt_stream.commands.route import RouteCommand
 from loggpt_stream.commands.route import _create as create_for_router
-from loggpt_stream.daemon.compose import DEAD_LETTER_BYTES, dead_letter
 from loggpt_stream.daemon.partition import Rejected
+from loggpt_stream.daemon.publisher import DEAD_LETTER_BYTES, dead_letter
 from loggpt_stream.daemon.settings import DaemonSettings
 from loggpt_stream.dead_letters.letters import Done, Selection, read_letters
 from loggpt_stream.dead_letters.reinject import reinject

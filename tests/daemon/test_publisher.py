@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from loggpt_stream.daemon.compose import DEAD_LETTER_BYTES, dead_letter
 from loggpt_stream.daemon.partition import Rejected
+from loggpt_stream.daemon.publisher import DEAD_LETTER_BYTES, dead_letter
 from loggpt_stream.lines.record import Record, UndecodableError
 
 ERROR = UndecodableError("bad_json", "cut off")
