@@ -91,7 +91,9 @@ def run_tests(python: Path, version: str, arguments: list[str]) -> Result:
     found = counts(lines[-1] if lines else "")
     # pytest ends with 1 where a test failed; anything else but 0 means that the run itself did not come to its end.
     note = "" if tests.returncode in {0, 1} else f"pytest ended with {tests.returncode}"
-    return Result(version, f"CPython {name}", **found, seconds=seconds, note=note)
+    return Result(
+        version, f"CPython {name}", found["passed"], found["failed"], found["skipped"], seconds=seconds, note=note
+    )
 
 
 def try_version(uv: str, version: str, arguments: list[str]) -> Result:
@@ -175,14 +177,12 @@ def main(words: list[str] | None = None) -> int:
     uv = _uv()
     os.environ["PATH"] = path_with_pyenv()
     side_by_side = ["-n", options.workers, "--dist", "loadfile"]
-    stamp = {
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-        "commit": _output(["git", "-C", str(REPO), "rev-parse", "--short", "HEAD"]) or "no git",
-        "tests": shlex.join(arguments),
-    }
+    date = dt.datetime.now(dt.UTC).date().isoformat()
+    commit = _output(["git", "-C", str(REPO), "rev-parse", "--short", "HEAD"]) or "no git"
     results = []
     for version in options.versions:
-        results.append(replace(try_version(uv, version, [*arguments, *side_by_side]), **stamp))
+        result = try_version(uv, version, [*arguments, *side_by_side])
+        results.append(replace(result, date=date, commit=commit, tests=shlex.join(arguments)))
         write_report(results, REPORT)
     print(REPORT.read_text())
     return int(any(result.interpreter and not result.good for result in results))

@@ -133,8 +133,9 @@ def bill_of_materials(repo: Path, version: str) -> dict[str, Any]:
     Raises:
         ReleaseError: The environment does not agree with requirements.lock.
     """
-    program = Path(sys.executable).parent / "cyclonedx-py"
-    command = [program, "environment", sys.executable, "--pyproject", repo / "pyproject.toml", "--output-reproducible"]
+    program = str(Path(sys.executable).parent / "cyclonedx-py")
+    project_file = str(repo / "pyproject.toml")
+    command = [program, "environment", sys.executable, "--pyproject", project_file, "--output-reproducible"]
     document = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     project = tomllib.loads((repo / "pyproject.toml").read_text())["project"]
     needs = runtime_needs(project["dependencies"])
@@ -170,7 +171,9 @@ def runtime_only(document: dict[str, Any], needs: dict[str, set[str]], lock: str
     Raises:
         ReleaseError: A version is not the one in the lock.
     """
-    components = {canonicalize_name(component["name"]): component for component in document["components"]}
+    components: dict[str, Any] = {
+        canonicalize_name(component["name"]): component for component in document["components"]
+    }
     kept = {name: components[name] for name in sorted(needs) if name}
     locked = {(canonicalize_name(match["name"]), match["version"]) for match in _LOCKED.finditer(lock)}
     installed = {(name, component["version"]) for name, component in kept.items()}

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from scripts import release
 
@@ -243,7 +245,9 @@ def test_a_release_of_this_tree_is_whole_and_tagged_here_only(repo: Path) -> Non
         "SHA256SUMS",
     }
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=dist, check=True)
-    bill = json.loads((dist / f"loggpt_stream-{version}.cdx.json").read_text())
+    text = (dist / f"loggpt_stream-{version}.cdx.json").read_text()
+    bill = json.loads(text)
+    assert JsonStrictValidator(SchemaVersion.from_version(bill["specVersion"])).validate_str(text) is None
     names = {component["name"] for component in bill["components"]}
     assert {"torch", "aiokafka"} <= names
     assert not {"pytest", "ruff", "mypy"} & names
