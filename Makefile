@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Compiled imports are kept: without them every process of the suite and the demo compiles torch anew, ten seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test lint format lock real-run memory-run faults faults-quick histories delivery-cost quality report clean release matrix
+.PHONY: help venv demo test lint format lock real-run memory-run faults faults-quick histories delivery-cost quality report docs docs-serve clean release matrix
 
 help:
 	@echo "make demo        train, calibrate and stream recorded OpenStack logs on this machine, alerts shown (Ctrl-C ends it)"
@@ -27,6 +27,7 @@ help:
 	@echo "make report      docs/technical-report.md and its figures, from the results of make quality"
 	@echo "make release     archives, notes, bill of materials and checksums in dist/; VERSION=X.Y.Z tags, nothing is ever pushed"
 	@echo "make matrix      the fast tests with Python 3.11 to 3.14; writes docs/reports/python-matrix.md"
+	@echo "make docs        the documentation as a site in build/site; any dead link ends it (make docs-serve: shown while you write)"
 	@echo "make clean       remove caches and build output (rm -rf .venv to set up anew)"
 	@echo "Options: ARGS='...' for the program started, WORKERS=N test processes, PYTHON=/path/to/python3 for the setup"
 
@@ -64,6 +65,13 @@ quality: .venv/.ready
 
 report: .venv/.ready
 	$(BIN)/python -m benchmarks.technical_report $(ARGS)
+
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1 # about its end of life: decision 0001 says what then
+docs: .venv/.ready
+	$(BIN)/python -m mkdocs build --strict $(ARGS)
+
+docs-serve: .venv/.ready
+	@exec $(BIN)/python -m mkdocs serve --strict $(ARGS)
 
 # One thread for each process: the test processes already fill the cores. Nothing may ask a model hub for anything.
 test: export OMP_NUM_THREADS ?= 1
