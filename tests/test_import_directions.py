@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "message": frozenset(),
     "terminal": frozenset(),
     "logs": frozenset({"errors"}),
+    "log_events": frozenset(),
     "settings": frozenset({"errors"}),
     "model": LEAVES | {"lines"},
     "kafka": LEAVES,
