@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "terminal": frozenset(),
     "logs": frozenset({"errors"}),
     "log_events": frozenset(),
+    "record_headers": frozenset(),
     "settings": frozenset({"errors"}),
     "model": LEAVES | {"lines"},
     "kafka": LEAVES,
