@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Compiled imports are kept: without them every process of the suite and the demo compiles torch anew, ten seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test lint format lock real-run memory-run faults faults-quick histories delivery-cost quality report clean
+.PHONY: help venv demo test lint format lock real-run memory-run faults faults-quick histories delivery-cost quality report reference clean
 
 help:
 	@echo "make demo        train, calibrate and stream recorded OpenStack logs on this machine, alerts shown (Ctrl-C ends it)"
@@ -25,6 +25,7 @@ help:
 	@echo "make delivery-cost  throughput beside at-least-once, bytes of state, time of a restart"
 	@echo "make quality     detection quality by a fixed protocol: three seeds, ablations, one table (about an hour on two cores)"
 	@echo "make report      docs/technical-report.md and its figures, from the results of make quality"
+	@echo "make reference   docs/reference: settings, metrics, log events, alert fields and more, generated from the code"
 	@echo "make clean       remove caches and build output (rm -rf .venv to set up anew)"
 	@echo "Options: ARGS='...' for the program started, WORKERS=N test processes, PYTHON=/path/to/python3 for the setup"
 
@@ -62,6 +63,9 @@ quality: .venv/.ready
 
 report: .venv/.ready
 	$(BIN)/python -m benchmarks.technical_report $(ARGS)
+
+reference: .venv/.ready
+	@exec $(BIN)/python -m scripts.reference
 
 # One thread for each process: the test processes already fill the cores. Nothing may ask a model hub for anything.
 test: export OMP_NUM_THREADS ?= 1

@@ -56,7 +56,7 @@ LOG_EVENTS: Final = {
         "Run `loggpt-stream dead-letters explain`: it says what each reason means and what to do.",
     ),
     "drain_timed_out": LogEvent(
-        "Not every closed session was scored within `shutdown_grace_s`. Whoever has the partition next scores the rest.",
+        "Not every closed session was scored within `shutdown_grace_s`. The next owner scores the rest.",
         "Raise `shutdown_grace_s` (and the service manager's own limit) if this happens at every stop.",
     ),
     "early_threshold_raised": LogEvent(
@@ -65,7 +65,7 @@ LOG_EVENTS: Final = {
         "Calibrate again on newer sessions, or train again.",
     ),
     "group_not_advised": LogEvent(
-        "The positions could not be committed to the consumer group. Only lag tools read them; the state topic has them.",
+        "The positions could not be committed to the consumer group. Only lag tools read them there.",
         "Nothing, unless it goes on: then look at the broker and at the right to use the group.",
     ),
     "input_made_anew": LogEvent(

@@ -51,5 +51,5 @@ ROUTED_HEADERS: Final = {
     "loggpt_route_topic": "The raw topic that the record came from.",
     "loggpt_route_partition": "Its partition there.",
     "loggpt_route_offset": "Its offset there.",
-    "loggpt_route_about_several": "Its request names several instances, so it belongs to none of them; left out otherwise.",
+    "loggpt_route_about_several": "Only where its request names several instances, and so belongs to none of them.",
 }
