@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Compiled imports are kept: without them every process of the suite and the demo compiles torch anew, ten seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test lint format lock real-run memory-run faults faults-quick histories delivery-cost quality report docs docs-serve clean release matrix
+.PHONY: help venv demo test lint format lock real-run memory-run faults faults-quick histories delivery-cost quality report docs docs-serve clean release matrix reference
 
 help:
 	@echo "make demo        train, calibrate and stream recorded OpenStack logs on this machine, alerts shown (Ctrl-C ends it)"
@@ -28,6 +28,7 @@ help:
 	@echo "make release     archives, notes, bill of materials and checksums in dist/; VERSION=X.Y.Z tags, nothing is ever pushed"
 	@echo "make matrix      the fast tests with Python 3.11 to 3.14; writes docs/reports/python-matrix.md"
 	@echo "make docs        the documentation as a site in build/site; any dead link ends it (make docs-serve: shown while you write)"
+	@echo "make reference   docs/reference: settings, metrics, log events, alert fields and more, generated from the code"
 	@echo "make clean       remove caches and build output (rm -rf .venv to set up anew)"
 	@echo "Options: ARGS='...' for the program started, WORKERS=N test processes, PYTHON=/path/to/python3 for the setup"
 
@@ -72,6 +73,8 @@ docs: .venv/.ready
 
 docs-serve: .venv/.ready
 	@exec $(BIN)/python -m mkdocs serve --strict $(ARGS)
+reference: .venv/.ready
+	@exec $(BIN)/python -m scripts.reference
 
 # One thread for each process: the test processes already fill the cores. Nothing may ask a model hub for anything.
 test: export OMP_NUM_THREADS ?= 1

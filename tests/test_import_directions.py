@@ -24,6 +24,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "message": frozenset(),
     "terminal": frozenset(),
     "logs": frozenset({"errors"}),
+    "log_events": frozenset(),
+    "record_headers": frozenset(),
     "settings": frozenset({"errors"}),
     "model": LEAVES | {"lines"},
     "kafka": LEAVES,

@@ -18,6 +18,7 @@ from loggpt_stream.lines.session import Line, Session
 from loggpt_stream.model.calibration import Judge, Verdict
 from loggpt_stream.model.detector import Detector
 from loggpt_stream.model.scoring import SessionScore
+from loggpt_stream.record_headers import ALERT_HEADERS, SCORE_FIELDS
 from testing.tiny_bundle import nova34, tiny_bundle
 
 if TYPE_CHECKING:
@@ -63,6 +64,21 @@ def test_the_schema_refuses_a_field_that_it_does_not_know(detector: Detector, ju
     value["loggpt"]["invented"] = 1
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(value, schema())
+
+
+def test_an_alert_made_small_for_the_broker_is_valid_too(detector: Detector, judged: list[Judged]) -> None:
+    for each in judged[:20]:
+        value = orjson.loads(AlertWriter(detector, "prod").alert(each, created_s=1.8e9, small=True).value)
+        jsonschema.validate(value, schema())
+
+
+def test_every_header_of_an_alert_and_every_field_of_a_score_is_in_the_reference(
+    detector: Detector, judged: list[Judged]
+) -> None:
+    traced = replace(judged[0], session=replace(judged[0].session, traceparent="00-0a-0b-01"))
+    writer = AlertWriter(detector, "prod")
+    assert [name for name, _ in writer.alert(traced, created_s=1.8e9).headers] == list(ALERT_HEADERS)
+    assert list(orjson.loads(writer.score_record(traced).value)) == list(SCORE_FIELDS)
 
 
 def test_headers_are_cloud_events_and_repeat_the_id(detector: Detector, judged: list[Judged]) -> None:
