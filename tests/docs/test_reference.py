@@ -7,13 +7,13 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from loggpt_stream.daemon.compose import DEAD_LETTER_BYTES, dead_letter
+from loggpt_stream.daemon.publisher import DEAD_LETTER_BYTES, dead_letter
 
 from loggpt_stream.alerts.alert import schema
 from loggpt_stream.daemon.metrics import CLOSE_REASONS, FATES, KINDS
 from loggpt_stream.daemon.partition import Rejected
 from loggpt_stream.dead_letters.reasons import REASONS
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.lines import rules, session
 from loggpt_stream.lines.record import Record, UndecodableError
 from loggpt_stream.log_events import LOG_EVENTS
@@ -117,7 +117,7 @@ def test_the_headers_of_dead_letters_and_routed_records_are_those_that_are_writt
     record = Record(b"x" * (DEAD_LETTER_BYTES + 1), "input", 0, 1, 1.0)
     letter = dead_letter(Rejected(record, UndecodableError("too_long", "cut")), DEAD_LETTER_BYTES)
     assert [name for name, _ in letter.headers] == list(DEAD_LETTER_HEADERS)
-    routed = RoutedPartition("input", 0, rules.KEY_SOURCES, None, Ledger("group input"))
+    routed = RoutedPartition("input", 0, rules.KEY_SOURCES, None, Changelog("group input"))
     routed.feed(Record(b"x", "input", 0, 1, 1.0))
     batch = routed.take()
     assert batch is not None
