@@ -13,18 +13,18 @@ from typing import IO, TYPE_CHECKING, Annotated, Final
 from pydantic import AfterValidator, Field
 from pydantic_settings import CliPositionalArg
 
-from loggpt_stream.alerts.alert import AlertWriter, Judged
+from loggpt_stream.alerts.alert import AlertWriter, JudgedSession
 from loggpt_stream.daemon.early import SETTLE_S
 from loggpt_stream.history.corpus import closed_sessions
 from loggpt_stream.history.files import Reading, read_events
 from loggpt_stream.lines.decode import known_shape
 from loggpt_stream.logs import configure, shown_json
-from loggpt_stream.model.book import EMPTY
 from loggpt_stream.model.bundle import load_bundle
 from loggpt_stream.model.calibration import Judge
 from loggpt_stream.model.drift import DriftMode
 from loggpt_stream.model.early import first_alarm, new_unseen
 from loggpt_stream.model.gpt import choose_device
+from loggpt_stream.model.line_frequencies import EMPTY
 from loggpt_stream.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     bundle = load_bundle(settings.bundle)
     reading, fates, verdicts = Reading(), Counter[str](), Counter[str]()
     events = read_events(settings.inputs, reading, shape=settings.shape)
-    sessions = closed_sessions(events, bundle.meaning.session_rules, bundle.meaning.mask_rules, fates)
+    sessions = closed_sessions(events, bundle.preprocessing.session_rules, bundle.preprocessing.mask_rules, fates)
     scorer = bundle.scorer(choose_device(settings.device), batch_tokens=settings.batch_tokens)
     writer = AlertWriter(bundle, settings.cluster)
     started_s = time.monotonic()
@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
 
 def judge_sessions(
     sessions: Iterable[Session], bundle: Bundle, scorer: Scorer, topic: str, drift: DriftMode, *, early: bool
-) -> Iterator[tuple[Judged, Judged | None]]:
+) -> Iterator[tuple[JudgedSession, JudgedSession | None]]:
     """Yield every session scored and judged, in order, as from partition 0 of `topic`, and its `early` alert."""
     if bundle.calibration is None:
         raise ValueError("judging needs a calibrated bundle")
@@ -114,11 +114,11 @@ def judge_sessions(
         for session, score in zip(batch, scorer.score(batch), strict=True):
             threshold = judge.early(session.kind) if early else None  # before this session teaches it
             verdict = judge.judge(session.kind, score.statistics, late=session.late)
-            judged = Judged(topic, 0, session, score, verdict)
+            judged = JudgedSession(topic, 0, session, score, verdict)
             yield judged, early_alert(judged, threshold, scorer)
 
 
-def early_alert(judged: Judged, early: EarlyCalibration | None, scorer: Scorer) -> Judged | None:
+def early_alert(judged: JudgedSession, early: EarlyCalibration | None, scorer: Scorer) -> JudgedSession | None:
     """Return the session as it was with the line that passed the early threshold, as the daemon would announce it.
 
     The daemon looks every few seconds, and so may see some lines more. None where it never passed.
@@ -126,7 +126,7 @@ def early_alert(judged: Judged, early: EarlyCalibration | None, scorer: Scorer) 
     session = judged.session
     if early is None or session.late:
         return None
-    unseen_L = new_unseen(session.texts, scorer.books.get(session.kind, EMPTY))
+    unseen_L = new_unseen(session.texts, scorer.line_frequencies.get(session.kind, EMPTY))
     index = first_alarm(judged.score.line_losses_L, unseen_L, early)
     if index is None:
         return None

@@ -10,7 +10,7 @@ from loggpt_stream.message import Message
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from loggpt_stream.alerts.alert import AlertWriter, Judged
+    from loggpt_stream.alerts.alert import AlertWriter, JudgedSession
     from loggpt_stream.daemon.partition import Partition, Rejected, Unsaved
     from loggpt_stream.daemon.raw_lines import RawLines
     from loggpt_stream.daemon.settings import DaemonSettings
@@ -52,12 +52,12 @@ class Composer:
         outgoing += [Outgoing(settings.state_topic, each, partition.number) for each in unsaved.state]
         return outgoing
 
-    def event_id(self, judged: Judged) -> str:
+    def event_id(self, judged: JudgedSession) -> str:
         """Return the id of a session's alert."""
         return self._writer.event_id(judged)
 
 
-def _created_s(judged: Judged, now_s: float) -> float:
+def _created_s(judged: JudgedSession, now_s: float) -> float:
     """Return when an alert counts as created; the final one will name the time of the early one."""
     return judged.session.announced_s or now_s if judged.stage == "early" else now_s
 

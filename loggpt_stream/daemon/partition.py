@@ -17,7 +17,7 @@ from loggpt_stream.lines.tables import NEVER, Tables
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from loggpt_stream.alerts.alert import Judged
+    from loggpt_stream.alerts.alert import JudgedSession
     from loggpt_stream.kafka.changelog import Change, Ledger
     from loggpt_stream.lines.masks import Masks
     from loggpt_stream.lines.rules import SessionRules
@@ -60,8 +60,8 @@ class Unsaved:
 
     position: int
     state: list[Message]
-    early: list[Judged] = field(default_factory=list)
-    judged: list[Judged] = field(default_factory=list)
+    early: list[JudgedSession] = field(default_factory=list)
+    judged: list[JudgedSession] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
 
 
@@ -86,8 +86,8 @@ class Partition:
         self._ledger = ledger
         self._begin(Tables())
         self.judge = meaning.make_judge()
-        self._early: list[Judged] = []
-        self._judged: list[Judged] = []
+        self._early: list[JudgedSession] = []
+        self._judged: list[JudgedSession] = []
         self._rejected: list[Rejected] = []
         self._owes = False
         self._rewrite = False
@@ -180,7 +180,7 @@ class Partition:
         """Return the record time that this partition has come to: its watermark, or later where it has been silent."""
         return max(self._ticked_s, self.sessionizer.watermark_s)
 
-    def announce(self, judged: Judged, now_s: float) -> None:
+    def announce(self, judged: JudgedSession, now_s: float) -> None:
         """Publish the early alert of a session with the next transaction; nothing if it is open no more."""
         session = self.sessionizer.tables.by_opening.get((judged.session.kind, judged.session.key))
         if session is None or session.identity != judged.session.identity:
@@ -190,7 +190,7 @@ class Partition:
         self._early.append(judged)
         self._owes = True
 
-    def judged(self, judged: Judged) -> None:
+    def judged(self, judged: JudgedSession) -> None:
         """Publish what became of a pending session with the next transaction."""
         del self.pending[judged.session.identity]
         self._judged.append(judged)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from aiokafka import TopicPartition
 
-from loggpt_stream.alerts.alert import AlertWriter, Judged
+from loggpt_stream.alerts.alert import AlertWriter, JudgedSession
 from loggpt_stream.daemon.batching import Closed, Waiting
 from loggpt_stream.daemon.compose import Composer
 from loggpt_stream.daemon.drift_report import DriftReport
@@ -28,7 +28,7 @@ from loggpt_stream.daemon.partition import Meaning, Partition, Unsaved
 from loggpt_stream.daemon.raw_lines import RawLines
 from loggpt_stream.daemon.scorer_thread import ScorerThread
 from loggpt_stream.kafka.changelog import Ledger
-from loggpt_stream.kafka.health import Health, Progress, serve
+from loggpt_stream.kafka.health import Health, ProgressWatch, serve
 from loggpt_stream.kafka.membership import Membership
 from loggpt_stream.kafka.owner import Owner
 from loggpt_stream.kafka.record_reader import RecordReader
@@ -65,12 +65,12 @@ class Daemon:
             raise ValueError("the daemon needs a calibrated bundle")
         self.settings = settings
         self.metrics = Metrics()
-        self.health = Health(last_turn_s=clock(), progress=Progress(settings.stuck_after_s))
+        self.health = Health(last_turn_s=clock(), progress=ProgressWatch(settings.stuck_after_s))
         self._bundle = bundle
         self._calibration: Calibration = bundle.calibration
         self._clock = clock
         self._scorer = bundle.scorer(choose_device(settings.device), batch_tokens=settings.batch_tokens)
-        rules, mask_rules = bundle.meaning.session_rules, bundle.meaning.mask_rules
+        rules, mask_rules = bundle.preprocessing.session_rules, bundle.preprocessing.mask_rules
         self._meaning = Meaning(
             rules,
             bundle.masks(),
@@ -239,7 +239,7 @@ class Daemon:
             place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
             log.warning("dead_letter", reason=error.reason, detail=error.detail, **place)
 
-    def _say_alert(self, judged: Judged) -> None:
+    def _say_alert(self, judged: JudgedSession) -> None:
         session, verdict = judged.session, judged.verdict
         self.metrics.alerts.labels(session.kind, judged.stage).inc()
         log.info(
@@ -295,11 +295,11 @@ class Daemon:
             )
             self._early.ended(partition, session)
             origin = partition.topic, partition.number
-            partition.judged(Judged(*origin, session, score, verdict, closed_at_s=closed.closed_at_s))
+            partition.judged(JudgedSession(*origin, session, score, verdict, closed_at_s=closed.closed_at_s))
             if verdict.anomalous:
                 self._wake(partition)
 
-    def _announce(self, partition: Partition, judged: Judged) -> None:
+    def _announce(self, partition: Partition, judged: JudgedSession) -> None:
         """Have an early alert published."""
         if not partition.dropped:
             partition.announce(judged, self._clock())

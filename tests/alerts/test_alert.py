@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loggpt_stream.alerts.alert import AlertWriter, Judged, schema
+from loggpt_stream.alerts.alert import AlertWriter, JudgedSession, schema
 from loggpt_stream.lines.session import Line, Session
 from loggpt_stream.model.calibration import Judge, Verdict
 from loggpt_stream.model.scoring import SessionScore
@@ -31,18 +31,18 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def judged(bundle: Bundle) -> list[Judged]:
+def judged(bundle: Bundle) -> list[JudgedSession]:
     assert bundle.calibration
     sessions = nova34().sessions[200:300]
     scores = bundle.scorer(torch.device("cpu")).score(sessions)
     judge = Judge(bundle.calibration)
     return [
-        Judged("input", 3, session, score, judge.judge(session.kind, score.statistics))
+        JudgedSession("input", 3, session, score, judge.judge(session.kind, score.statistics))
         for session, score in zip(sessions, scores, strict=True)
     ]
 
 
-def test_alerts_of_real_sessions_are_valid(bundle: Bundle, judged: list[Judged]) -> None:
+def test_alerts_of_real_sessions_are_valid(bundle: Bundle, judged: list[JudgedSession]) -> None:
     writer = AlertWriter(bundle, "prod")
     for each in judged:
         value = orjson.loads(writer.alert(each, created_s=1.8e9).value)
@@ -52,14 +52,14 @@ def test_alerts_of_real_sessions_are_valid(bundle: Bundle, judged: list[Judged])
         )
 
 
-def test_the_schema_refuses_a_field_that_it_does_not_know(bundle: Bundle, judged: list[Judged]) -> None:
+def test_the_schema_refuses_a_field_that_it_does_not_know(bundle: Bundle, judged: list[JudgedSession]) -> None:
     value: dict[str, Any] = orjson.loads(AlertWriter(bundle, "prod").alert(judged[0], created_s=1.8e9).value)
     value["loggpt"]["invented"] = 1
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(value, schema())
 
 
-def test_headers_are_cloud_events_and_repeat_the_id(bundle: Bundle, judged: list[Judged]) -> None:
+def test_headers_are_cloud_events_and_repeat_the_id(bundle: Bundle, judged: list[JudgedSession]) -> None:
     message = AlertWriter(bundle, "prod").alert(judged[0], created_s=1.8e9)
     headers = dict(message.headers)
     assert headers["content-type"] == b"application/json"
@@ -68,21 +68,25 @@ def test_headers_are_cloud_events_and_repeat_the_id(bundle: Bundle, judged: list
     assert headers["ce_subject"] == headers["ce_partitionkey"] == message.key == judged[0].session.key.encode()
 
 
-def test_an_id_does_not_depend_on_what_a_restart_forgets(bundle: Bundle, judged: list[Judged]) -> None:
+def test_an_id_does_not_depend_on_what_a_restart_forgets(bundle: Bundle, judged: list[JudgedSession]) -> None:
     one, writer = judged[0], AlertWriter(bundle, "prod")
     as_part = replace(one, session=replace(one.session, part=3))
     next_in_record = replace(one, session=replace(one.session, first_index=1))
     assert writer.event_id(as_part) == writer.event_id(one) != writer.event_id(next_in_record)
 
 
-def test_the_trace_context_that_came_in_goes_out_and_none_is_made_up(bundle: Bundle, judged: list[Judged]) -> None:
+def test_the_trace_context_that_came_in_goes_out_and_none_is_made_up(
+    bundle: Bundle, judged: list[JudgedSession]
+) -> None:
     one, writer = judged[0], AlertWriter(bundle, "prod")
     traced = replace(one, session=replace(one.session, traceparent="00-0a-0b-01"))
     assert dict(writer.alert(traced, created_s=1.8e9).headers)["traceparent"] == b"00-0a-0b-01"
     assert "traceparent" not in dict(writer.alert(one, created_s=1.8e9).headers)
 
 
-def test_an_id_is_the_same_for_the_same_session_and_differs_for_any_other(bundle: Bundle, judged: list[Judged]) -> None:
+def test_an_id_is_the_same_for_the_same_session_and_differs_for_any_other(
+    bundle: Bundle, judged: list[JudgedSession]
+) -> None:
     writer = AlertWriter(bundle, "prod")
     one = judged[0]
     later = replace(one, session=replace(one.session, first_offset=one.session.first_offset + 1))
@@ -91,7 +95,7 @@ def test_an_id_is_the_same_for_the_same_session_and_differs_for_any_other(bundle
     assert len({writer.event_id(each) for each in [one, *others]}) == 5
 
 
-def test_top_lines_are_the_most_surprising_raw_lines_in_order(bundle: Bundle, judged: list[Judged]) -> None:
+def test_top_lines_are_the_most_surprising_raw_lines_in_order(bundle: Bundle, judged: list[JudgedSession]) -> None:
     each = max(judged, key=lambda j: len(j.session.lines))
     top = orjson.loads(AlertWriter(bundle, "prod").alert(each, created_s=1.8e9).value)["loggpt"]["top_lines"]
     losses = sorted(each.score.line_losses_L.tolist(), reverse=True)[:5]
@@ -126,7 +130,7 @@ def test_any_text_times_and_key_give_a_valid_alert(
     verdict = Verdict(
         anomalous=True, combination="everything", score=2.0, threshold=1.0, p_value=0.1, surprises=deciding
     )
-    message = AlertWriter(bundle, "prod").alert(Judged("t", 0, session, score, verdict), created_s=0.0)
+    message = AlertWriter(bundle, "prod").alert(JudgedSession("t", 0, session, score, verdict), created_s=0.0)
     jsonschema.validate(orjson.loads(message.value), schema())
 
 
@@ -139,19 +143,21 @@ def flagged(bundle: Bundle, texts: Sequence[str]) -> tuple[dict[str, Any], Sessi
     session = replace(original, lines=[*kept, *strange])
     (score,) = bundle.scorer(torch.device("cpu")).score([session])
     verdict = Judge(bundle.calibration).judge("instance", score.statistics)
-    value = orjson.loads(AlertWriter(bundle, "prod").alert(Judged("in", 3, session, score, verdict), 1.8e9).value)
+    value = orjson.loads(
+        AlertWriter(bundle, "prod").alert(JudgedSession("in", 3, session, score, verdict), 1.8e9).value
+    )
     jsonschema.validate(value, schema())
     return value, session
 
 
 def test_a_line_that_is_absent_is_listed_as_absent_with_the_share_of_sessions_that_have_it(bundle: Bundle) -> None:
     value, session = flagged(bundle, [])
-    book = bundle.books()["instance"]
+    frequencies = bundle.line_frequencies()["instance"]
     absent = value["loggpt"]["absent_lines"]
     assert absent
     for each in absent:
         assert each["text"] not in session.texts
-        assert each["share"] == pytest.approx(book.frequency(each["text"]) / book.sessions, abs=1e-4)
+        assert each["share"] == pytest.approx(frequencies.frequency(each["text"]) / frequencies.sessions, abs=1e-4)
         assert each["share"] >= 0.5
     assert [each["share"] for each in absent] == sorted((each["share"] for each in absent), reverse=True)
 
