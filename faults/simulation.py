@@ -25,7 +25,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from faults.simulated_kafka import SimulatedKafka, SimulatedProducer, SimulatedReader
-from loggpt_stream.alerts.alert import Judged
+from loggpt_stream.alerts.alert import JudgedSession
 from loggpt_stream.daemon.metrics import Metrics
 from loggpt_stream.daemon.partition import Partition
 from loggpt_stream.kafka.changelog import Changelog
@@ -334,7 +334,7 @@ def judge(partition: Partition, count: int) -> None:
     """Score the next pending sessions. What is published of one is all of it: any difference shows."""
     for session in list(partition.pending.values())[:count]:
         score = SessionScore(np.zeros(0), [], {})
-        partition.judged(Judged("input", 0, session, score, Verdict(anomalous=False)))
+        partition.judged(JudgedSession("input", 0, session, score, Verdict(anomalous=False)))
 
 
 def messages(pending: SessionCommit) -> Iterator[Outgoing]:

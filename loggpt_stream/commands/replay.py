@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Final
 from pydantic import AfterValidator, Field
 from pydantic_settings import CliPositionalArg
 
-from loggpt_stream.alerts.alert import AlertWriter, Judged
+from loggpt_stream.alerts.alert import AlertWriter, JudgedSession
 from loggpt_stream.daemon.early import SETTLE_S
 from loggpt_stream.history.corpus import closed_sessions
 from loggpt_stream.history.files import Reading, read_events
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     bundle = load_bundle(settings.bundle)
     reading, fates, verdicts = Reading(), Counter[str](), Counter[str]()
     events = read_events(settings.inputs, reading, shape=settings.shape)
-    sessions = closed_sessions(events, bundle.meaning.session_rules, bundle.meaning.mask_rules, fates)
+    sessions = closed_sessions(events, bundle.preprocessing.session_rules, bundle.preprocessing.mask_rules, fates)
     detector = Detector.load(bundle, choose_device(settings.device), batch_tokens=settings.batch_tokens)
     writer = AlertWriter(detector, settings.cluster)
     started_s = time.monotonic()
@@ -102,18 +102,18 @@ def main(argv: Sequence[str]) -> int:
 
 def judge_sessions(
     sessions: Iterable[Session], detector: Detector, topic: str, drift: DriftMode, *, early: bool
-) -> Iterator[tuple[Judged, Judged | None]]:
+) -> Iterator[tuple[JudgedSession, JudgedSession | None]]:
     """Yield every session scored and judged, in order, as from partition 0 of `topic`, and its `early` alert."""
     judge = detector.new_judge(drift)
     for batch in _batches(sessions):
         for session, score in zip(batch, detector.scorer.score(batch), strict=True):
             threshold = judge.early(session.kind) if early else None  # before this session teaches it
             verdict = judge.judge(session.kind, score.statistics, late=session.late)
-            judged = Judged(topic, 0, session, score, verdict)
+            judged = JudgedSession(topic, 0, session, score, verdict)
             yield judged, early_alert(judged, threshold, detector)
 
 
-def early_alert(judged: Judged, early: EarlyCalibration | None, detector: Detector) -> Judged | None:
+def early_alert(judged: JudgedSession, early: EarlyCalibration | None, detector: Detector) -> JudgedSession | None:
     """Return the session as it was with the line that passed the early threshold, as the daemon would announce it.
 
     The daemon looks every few seconds, and so may see some lines more. None where it never passed.
@@ -121,7 +121,7 @@ def early_alert(judged: Judged, early: EarlyCalibration | None, detector: Detect
     session = judged.session
     if early is None or session.late:
         return None
-    unseen_L = new_unseen(session.texts, detector.book(session.kind))
+    unseen_L = new_unseen(session.texts, detector.line_frequencies(session.kind))
     index = first_alarm(judged.score.line_losses_L, unseen_L, early)
     if index is None:
         return None

@@ -18,7 +18,7 @@ from loggpt_stream.kafka.settings import KafkaSettings
 from loggpt_stream.settings import Settings, load
 from loggpt_stream.simulator.library import SPLITS, Library, load_library
 from loggpt_stream.simulator.load import Load, Plan, natural_concurrency
-from loggpt_stream.simulator.outputs import Progress, TruthFile, write_stream, write_topic
+from loggpt_stream.simulator.outputs import SendProgress, TruthFile, write_stream, write_topic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
     # Nothing of the library ever goes: without it the collector has next to nothing to look at.
     gc.freeze()
     records = Load(library, settings.format, plan(settings, library))
-    progress = Progress(settings.rate)
+    progress = SendProgress(settings.rate)
     with ExitStack() as stack:
         truth_path = settings.truth_path()
         try:
@@ -158,7 +158,7 @@ def plan(settings: SimulateSettings, library: Library) -> Plan:
     )
 
 
-async def _to_topic(records: Load, settings: SimulateSettings, truths: TruthFile, progress: Progress) -> None:
+async def _to_topic(records: Load, settings: SimulateSettings, truths: TruthFile, progress: SendProgress) -> None:
     await write_topic(
         records,
         settings.output.removeprefix(_KAFKA),

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from loggpt_stream.alerts.alert import Judged
-from loggpt_stream.model.early import START, Progress, Step, step
+from loggpt_stream.alerts.alert import JudgedSession
+from loggpt_stream.model.early import START, EarlyProgress, Step, step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ class _Watch:
     """
 
     session: Session
-    progress: Progress = START
+    progress: EarlyProgress = START
     settled: int = 0
     noted_lines: int = 0
     noted_s: float = _NEVER
@@ -86,7 +86,7 @@ class EarlyLooks:
         self,
         detector: Detector,
         partitions: Mapping[Any, Partition],
-        announce: Callable[[Partition, Judged], None],
+        announce: Callable[[Partition, JudgedSession], None],
         thread: ScorerThread,
         *,
         every_s: float,
@@ -172,7 +172,7 @@ class EarlyLooks:
             tokens += further.tokens
         return looks
 
-    def _read(self, looks: Sequence[_Look]) -> list[tuple[Progress, bool]]:
+    def _read(self, looks: Sequence[_Look]) -> list[tuple[EarlyProgress, bool]]:
         """Return the progress of each session, and whether it passes the threshold by it; on the scorer's thread."""
         self._scorer.read([window for look in looks for window in look.step.windows])  # together; then remembered
         found = []
@@ -188,7 +188,7 @@ class EarlyLooks:
         so_far = replace(session, lines=session.lines[: watch.progress.lines], hosts=[*session.hosts])
         prepared = self._scorer.prepare(so_far)
         score, verdict = await self._thread.run(self._detector.judge_open, prepared, look.early)
-        judged = Judged(look.partition.topic, look.partition.number, so_far, score, verdict, stage="early")
+        judged = JudgedSession(look.partition.topic, look.partition.number, so_far, score, verdict, stage="early")
         if not judged.alarms:
             # A line has got the rest of its traceback after it was read, and is usual with it: read all again.
             watch.progress = START

@@ -18,7 +18,7 @@ from loggpt_stream.lines.tables import NEVER, Tables
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from loggpt_stream.alerts.alert import Judged
+    from loggpt_stream.alerts.alert import JudgedSession
     from loggpt_stream.kafka.changelog import Change, Changelog
     from loggpt_stream.lines.gathering import Gathering
     from loggpt_stream.lines.session import Session
@@ -44,8 +44,8 @@ class SessionCommit(PendingCommit):
     dead letters.
     """
 
-    alerts: list[Judged] = field(default_factory=list)
-    judged: list[Judged] = field(default_factory=list)
+    alerts: list[JudgedSession] = field(default_factory=list)
+    judged: list[JudgedSession] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
 
 
@@ -73,8 +73,8 @@ class Partition:
         self._changelog = changelog
         self._begin(Tables())
         self.judge = new_judge()
-        self._early: list[Judged] = []
-        self._judged: list[Judged] = []
+        self._early: list[JudgedSession] = []
+        self._judged: list[JudgedSession] = []
         self._rejected: list[Rejected] = []
         self._owes = False
         self._rewrite = False
@@ -168,7 +168,7 @@ class Partition:
         """Return the record time that this partition has come to: its watermark, or later where it has been silent."""
         return max(self._ticked_s, self.sessionizer.watermark_s)
 
-    def announce(self, judged: Judged, now_s: float) -> None:
+    def announce(self, judged: JudgedSession, now_s: float) -> None:
         """Publish the early alert of a session with the next transaction; nothing if it is open no more."""
         session = self.sessionizer.tables.by_opening.get((judged.session.kind, judged.session.key))
         if session is None or session.identity != judged.session.identity:
@@ -178,7 +178,7 @@ class Partition:
         self._early.append(judged)
         self._owes = True
 
-    def judged(self, judged: Judged) -> bool:
+    def judged(self, judged: JudgedSession) -> bool:
         """Publish what became of a pending session with the next transaction; tell whether that is an alert."""
         del self.pending[judged.session.identity]
         self._judged.append(judged)

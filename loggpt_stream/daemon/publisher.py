@@ -18,7 +18,7 @@ from loggpt_stream.message import Message
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from loggpt_stream.alerts.alert import AlertWriter, Judged
+    from loggpt_stream.alerts.alert import AlertWriter, JudgedSession
     from loggpt_stream.daemon.metrics import Metrics
     from loggpt_stream.daemon.partition import Partition, Rejected, SessionCommit
     from loggpt_stream.daemon.settings import DaemonSettings
@@ -150,7 +150,7 @@ def _at(events: Mapping[int, Sequence[Event]], offset: int, index: int) -> Event
     return found[index] if index < len(found) else None
 
 
-def _created_s(alert: Judged, now_s: float) -> float:
+def _created_s(alert: JudgedSession, now_s: float) -> float:
     """Return when an alert counts as created; the final one will name the time of the early one."""
     return alert.session.announced_s or now_s if alert.stage == "early" else now_s
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from aiokafka import TopicPartition
 
-from loggpt_stream.alerts.alert import AlertWriter, Judged
+from loggpt_stream.alerts.alert import AlertWriter, JudgedSession
 from loggpt_stream.daemon.batching import Closed, Waiting
 from loggpt_stream.daemon.drift_report import DriftReport
 from loggpt_stream.daemon.early import EarlyLooks
@@ -27,7 +27,7 @@ from loggpt_stream.daemon.partition import Partition, SessionCommit
 from loggpt_stream.daemon.publisher import SessionPublisher
 from loggpt_stream.daemon.scorer_thread import ScorerThread
 from loggpt_stream.kafka.clients import Clients
-from loggpt_stream.kafka.health import Health, Progress, serve
+from loggpt_stream.kafka.health import Health, ProgressWatch, serve
 from loggpt_stream.kafka.membership import Membership
 from loggpt_stream.kafka.record_reader import RecordReader
 from loggpt_stream.lines.record import as_record
@@ -58,7 +58,7 @@ class Daemon:
         """Start outside the group, with nothing read."""
         self.settings = settings
         self.metrics = Metrics()
-        self.health = Health(last_turn_s=clock(), progress=Progress(settings.stuck_after_s))
+        self.health = Health(last_turn_s=clock(), progress=ProgressWatch(settings.stuck_after_s))
         self._detector = detector
         self._clock = clock
         self._drift = DriftReport(self.metrics)
@@ -229,10 +229,10 @@ class Daemon:
             )
             self._early.ended(partition, session)
             origin = partition.topic, partition.number
-            if partition.judged(Judged(*origin, session, score, verdict, closed_at_s=closed.closed_at_s)):
+            if partition.judged(JudgedSession(*origin, session, score, verdict, closed_at_s=closed.closed_at_s)):
                 self._wake(partition)
 
-    def _announce(self, partition: Partition, judged: Judged) -> None:
+    def _announce(self, partition: Partition, judged: JudgedSession) -> None:
         """Have an early alert published."""
         if not partition.dropped:
             partition.announce(judged, self._clock())

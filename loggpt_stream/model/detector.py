@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from loggpt_stream.lines.gathering import Gathering
-from loggpt_stream.model.book import EMPTY
 from loggpt_stream.model.calibration import Judge
+from loggpt_stream.model.line_frequencies import EMPTY
 
 if TYPE_CHECKING:
     import torch
 
-    from loggpt_stream.model.book import LineBook
     from loggpt_stream.model.bundle import Bundle
     from loggpt_stream.model.calibration import Calibration, EarlyCalibration, Verdict
     from loggpt_stream.model.drift import DriftMode
+    from loggpt_stream.model.line_frequencies import LineFrequencies
     from loggpt_stream.model.scoring import Prepared, Scorer, SessionScore
 
 
@@ -40,7 +40,7 @@ class Detector:
         if bundle.calibration is None:
             raise ValueError("a detector needs a calibrated bundle")
         return cls(
-            Gathering(bundle.meaning.session_rules, bundle.masks(), shape),
+            Gathering(bundle.preprocessing.session_rules, bundle.masks(), shape),
             bundle.scorer(device, batch_tokens=batch_tokens),
             bundle.calibration,
             bundle.model_fingerprint,
@@ -51,9 +51,9 @@ class Detector:
         """Return the judge of one stream of sessions, at the calibrated thresholds."""
         return Judge(self.calibration, drift)
 
-    def book(self, kind: str) -> LineBook:
-        """Return what the training sessions of a kind consist of; an empty book for a kind that there was none of."""
-        return self.scorer.books.get(kind, EMPTY)
+    def line_frequencies(self, kind: str) -> LineFrequencies:
+        """Return what the training sessions of a kind consist of; none for a kind that there was none of."""
+        return self.scorer.line_frequencies.get(kind, EMPTY)
 
     def judge_open(self, so_far: Prepared, early: EarlyCalibration) -> tuple[SessionScore, Verdict]:
         """Score and judge an open session by its lines so far; on the scorer's thread. Raises as `Scorer.score`."""

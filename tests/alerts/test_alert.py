@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loggpt_stream.alerts.alert import AlertWriter, Judged, schema
+from loggpt_stream.alerts.alert import AlertWriter, JudgedSession, schema
 from loggpt_stream.lines.session import Line, Session
 from loggpt_stream.model.calibration import Judge, Verdict
 from loggpt_stream.model.detector import Detector
@@ -38,18 +38,18 @@ def detector(bundle: Bundle) -> Detector:
 
 
 @pytest.fixture(scope="module")
-def judged(bundle: Bundle) -> list[Judged]:
+def judged(bundle: Bundle) -> list[JudgedSession]:
     assert bundle.calibration
     sessions = nova34().sessions[200:300]
     scores = bundle.scorer(torch.device("cpu")).score(sessions)
     judge = Judge(bundle.calibration)
     return [
-        Judged("input", 3, session, score, judge.judge(session.kind, score.statistics))
+        JudgedSession("input", 3, session, score, judge.judge(session.kind, score.statistics))
         for session, score in zip(sessions, scores, strict=True)
     ]
 
 
-def test_alerts_of_real_sessions_are_valid(detector: Detector, judged: list[Judged]) -> None:
+def test_alerts_of_real_sessions_are_valid(detector: Detector, judged: list[JudgedSession]) -> None:
     writer = AlertWriter(detector, "prod")
     for each in judged:
         value = orjson.loads(writer.alert(each, created_s=1.8e9).value)
@@ -59,21 +59,21 @@ def test_alerts_of_real_sessions_are_valid(detector: Detector, judged: list[Judg
         )
 
 
-def test_the_schema_refuses_a_field_that_it_does_not_know(detector: Detector, judged: list[Judged]) -> None:
+def test_the_schema_refuses_a_field_that_it_does_not_know(detector: Detector, judged: list[JudgedSession]) -> None:
     value: dict[str, Any] = orjson.loads(AlertWriter(detector, "prod").alert(judged[0], created_s=1.8e9).value)
     value["loggpt"]["invented"] = 1
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(value, schema())
 
 
-def test_an_alert_made_small_for_the_broker_is_valid_too(detector: Detector, judged: list[Judged]) -> None:
+def test_an_alert_made_small_for_the_broker_is_valid_too(detector: Detector, judged: list[JudgedSession]) -> None:
     for each in judged[:20]:
         value = orjson.loads(AlertWriter(detector, "prod").alert(each, created_s=1.8e9, small=True).value)
         jsonschema.validate(value, schema())
 
 
 def test_every_header_of_an_alert_and_every_field_of_a_score_is_in_the_reference(
-    detector: Detector, judged: list[Judged]
+    detector: Detector, judged: list[JudgedSession]
 ) -> None:
     traced = replace(judged[0], session=replace(judged[0].session, traceparent="00-0a-0b-01"))
     writer = AlertWriter(detector, "prod")
@@ -81,7 +81,7 @@ def test_every_header_of_an_alert_and_every_field_of_a_score_is_in_the_reference
     assert list(orjson.loads(writer.score_record(traced).value)) == list(SCORE_FIELDS)
 
 
-def test_headers_are_cloud_events_and_repeat_the_id(detector: Detector, judged: list[Judged]) -> None:
+def test_headers_are_cloud_events_and_repeat_the_id(detector: Detector, judged: list[JudgedSession]) -> None:
     message = AlertWriter(detector, "prod").alert(judged[0], created_s=1.8e9)
     headers = dict(message.headers)
     assert headers["content-type"] == b"application/json"
@@ -90,14 +90,16 @@ def test_headers_are_cloud_events_and_repeat_the_id(detector: Detector, judged: 
     assert headers["ce_subject"] == headers["ce_partitionkey"] == message.key == judged[0].session.key.encode()
 
 
-def test_an_id_does_not_depend_on_what_a_restart_forgets(detector: Detector, judged: list[Judged]) -> None:
+def test_an_id_does_not_depend_on_what_a_restart_forgets(detector: Detector, judged: list[JudgedSession]) -> None:
     one, writer = judged[0], AlertWriter(detector, "prod")
     as_part = replace(one, session=replace(one.session, part=3))
     next_in_record = replace(one, session=replace(one.session, first_index=1))
     assert writer.event_id(as_part) == writer.event_id(one) != writer.event_id(next_in_record)
 
 
-def test_the_trace_context_that_came_in_goes_out_and_none_is_made_up(detector: Detector, judged: list[Judged]) -> None:
+def test_the_trace_context_that_came_in_goes_out_and_none_is_made_up(
+    detector: Detector, judged: list[JudgedSession]
+) -> None:
     one, writer = judged[0], AlertWriter(detector, "prod")
     traced = replace(one, session=replace(one.session, traceparent="00-0a-0b-01"))
     assert dict(writer.alert(traced, created_s=1.8e9).headers)["traceparent"] == b"00-0a-0b-01"
@@ -105,7 +107,7 @@ def test_the_trace_context_that_came_in_goes_out_and_none_is_made_up(detector: D
 
 
 def test_an_id_is_the_same_for_the_same_session_and_differs_for_any_other(
-    detector: Detector, judged: list[Judged]
+    detector: Detector, judged: list[JudgedSession]
 ) -> None:
     writer = AlertWriter(detector, "prod")
     one = judged[0]
@@ -115,7 +117,7 @@ def test_an_id_is_the_same_for_the_same_session_and_differs_for_any_other(
     assert len({writer.event_id(each) for each in [one, *others]}) == 5
 
 
-def test_top_lines_are_the_most_surprising_raw_lines_in_order(detector: Detector, judged: list[Judged]) -> None:
+def test_top_lines_are_the_most_surprising_raw_lines_in_order(detector: Detector, judged: list[JudgedSession]) -> None:
     each = max(judged, key=lambda j: len(j.session.lines))
     top = orjson.loads(AlertWriter(detector, "prod").alert(each, created_s=1.8e9).value)["loggpt"]["top_lines"]
     losses = sorted(each.score.line_losses_L.tolist(), reverse=True)[:5]
@@ -145,7 +147,7 @@ def test_any_text_times_and_key_give_a_valid_alert(
     verdict = Verdict(
         anomalous=True, combination="everything", score=2.0, threshold=1.0, p_value=0.1, surprises=deciding
     )
-    message = AlertWriter(detector, "prod").alert(Judged("t", 0, session, score, verdict), created_s=0.0)
+    message = AlertWriter(detector, "prod").alert(JudgedSession("t", 0, session, score, verdict), created_s=0.0)
     jsonschema.validate(orjson.loads(message.value), schema())
 
 
@@ -158,7 +160,9 @@ def flagged(bundle: Bundle, detector: Detector, texts: Sequence[str]) -> tuple[d
     session = replace(original, lines=[*kept, *strange])
     (score,) = bundle.scorer(torch.device("cpu")).score([session])
     verdict = Judge(bundle.calibration).judge("instance", score.statistics)
-    value = orjson.loads(AlertWriter(detector, "prod").alert(Judged("in", 3, session, score, verdict), 1.8e9).value)
+    value = orjson.loads(
+        AlertWriter(detector, "prod").alert(JudgedSession("in", 3, session, score, verdict), 1.8e9).value
+    )
     jsonschema.validate(value, schema())
     return value, session
 
@@ -167,12 +171,12 @@ def test_a_line_that_is_absent_is_listed_as_absent_with_the_share_of_sessions_th
     bundle: Bundle, detector: Detector
 ) -> None:
     value, session = flagged(bundle, detector, [])
-    book = bundle.books()["instance"]
+    frequencies = bundle.line_frequencies()["instance"]
     absent = value["loggpt"]["absent_lines"]
     assert absent
     for each in absent:
         assert each["text"] not in session.texts
-        assert each["share"] == pytest.approx(book.frequency(each["text"]) / book.sessions, abs=1e-4)
+        assert each["share"] == pytest.approx(frequencies.frequency(each["text"]) / frequencies.sessions, abs=1e-4)
         assert each["share"] >= 0.5
     assert [each["share"] for each in absent] == sorted((each["share"] for each in absent), reverse=True)
 

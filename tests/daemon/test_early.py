@@ -14,7 +14,7 @@ import orjson
 import pytest
 import torch
 
-from loggpt_stream.alerts.alert import AlertWriter, Judged, schema
+from loggpt_stream.alerts.alert import AlertWriter, JudgedSession, schema
 from loggpt_stream.daemon.batching import Closed, Waiting
 from loggpt_stream.daemon.early import SETTLE_S, EarlyLooks
 from loggpt_stream.daemon.partition import Partition
@@ -88,12 +88,12 @@ class Bench:
         self.partition = Partition("input", 0, detector.gathering, lambda: Judge(calibration), Changelog("group input"))
         self.partitions: dict[Any, Partition] = {0: self.partition}
         self.waiting = Waiting(batch_tokens=512, batch_wait_s=0.01)
-        self.announced: list[Judged] = []
+        self.announced: list[JudgedSession] = []
         self.offsets = itertools.count()
         self.thread = ScorerThread(60.0)
         self.looks = Looks(detector, self.partitions, self.announce, self.thread, every_s=every_s)
 
-    def announce(self, partition: Partition, judged: Judged) -> None:
+    def announce(self, partition: Partition, judged: JudgedSession) -> None:
         self.announced.append(judged)
         partition.announce(judged, 1.8e9)
 
@@ -393,7 +393,7 @@ async def test_alerts_of_both_stages_are_valid_and_the_final_one_names_the_early
     (session,) = both.feed(event(INSTANCES[1], 63))
     (score,) = scorer.score([session])
     verdict = Judge(bundle.calibration).judge(session.kind, score.statistics)
-    final = Judged("input", 0, session, score, verdict)
+    final = JudgedSession("input", 0, session, score, verdict)
     values = [orjson.loads(writer.alert(judged, 1.8e9).value) for judged in (early, final)]
     for value in values:
         jsonschema.validate(value, schema())

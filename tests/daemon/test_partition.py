@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from loggpt_stream.alerts.alert import Judged
+from loggpt_stream.alerts.alert import JudgedSession
 from loggpt_stream.daemon.partition import Partition
 from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.lines.gathering import Gathering
@@ -76,9 +76,9 @@ def restored(stored: list[Message], **change: Any) -> Partition:
     return again
 
 
-def judged(session: Session) -> Judged:
+def judged(session: Session) -> JudgedSession:
     score = SessionScore(np.zeros(len(session.lines)), [], {})
-    return Judged("input", 0, session, score, Verdict(anomalous=False))
+    return JudgedSession("input", 0, session, score, Verdict(anomalous=False))
 
 
 def feed(to: Partition, value: bytes | None, offset: int) -> list[str]:

@@ -7,11 +7,11 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from loggpt_stream.daemon.publisher import DEAD_LETTER_BYTES, dead_letter
 
 from loggpt_stream.alerts.alert import schema
 from loggpt_stream.daemon.metrics import CLOSE_REASONS, FATES, KINDS
 from loggpt_stream.daemon.partition import Rejected
+from loggpt_stream.daemon.publisher import DEAD_LETTER_BYTES, dead_letter
 from loggpt_stream.dead_letters.reasons import REASONS
 from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.lines import rules, session

@@ -254,14 +254,14 @@ async def test_case_11_a_scorer_that_fails_ends_the_daemon_and_the_next_one_scor
 async def test_case_12_sessions_of_an_old_model_are_published_once_and_not_judged(one: Trial, tmp_path: Path) -> None:
     bundle = one.bench.bundle
     # What changes is nothing that sessions depend on here, so that the oracle's pass holds for both.
-    rules = replace(bundle.meaning.session_rules, tombstone_s=599.0)
+    rules = replace(bundle.preprocessing.session_rules, tombstone_s=599.0)
     assert bundle.calibration is not None
     newer = save_bundle(
         tmp_path / "newer",
         model=bundle.model(),
         tokenizer=bundle.tokenizer().tokenizer,
-        meaning=replace(bundle.meaning, session_rules=rules),
-        books=bundle.books(),
+        preprocessing=replace(bundle.preprocessing, session_rules=rules),
+        line_frequencies=bundle.line_frequencies(),
         training=bundle.training,
         used_sessions=bundle.used_sessions,
     )

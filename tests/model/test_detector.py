@@ -45,10 +45,10 @@ def test_an_open_session_is_judged_by_the_statistics_that_never_fall_and_no_othe
     assert verdict.anomalous == (early.score(score.statistics) > early.threshold)
 
 
-def test_a_kind_that_was_not_trained_on_has_an_empty_book(bundle: Bundle) -> None:
+def test_a_kind_that_was_not_trained_on_has_no_line_frequencies(bundle: Bundle) -> None:
     detector = Detector.load(bundle, torch.device("cpu"))
-    assert detector.book("instance").sessions > 0
-    assert detector.book("window").sessions == 0
+    assert detector.line_frequencies("instance").sessions > 0
+    assert detector.line_frequencies("window").sessions == 0
 
 
 def test_the_fingerprint_of_the_default_rules_is_that_of_version_0_1_0() -> None:

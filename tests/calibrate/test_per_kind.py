@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from calibrate.kinds import Wishes, calibrate_kinds
+from calibrate.per_kind import CalibrationRequest, calibrate_kinds
 from calibrate.sessions import ScoredSession
 from loggpt_stream.errors import UserError
 from loggpt_stream.lines.session import Line, Session
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def statistics(losses: Sequence[float], end: float) -> dict[str, float]:
-    """Return statistics as scoring would name them, the end standing for the digest's and for what is absent."""
+    """Return statistics as scoring would name them, the end standing for the line set's and for what is absent."""
     losses_L = np.array(losses)
     return {
         "mean_line_loss": float(clipped(losses_L).mean()),
@@ -73,8 +73,8 @@ def test_the_promised_rate_holds_for_few_sessions_under_scales_fitted_to_them(se
     seen = []
     promised = 0.0
     for _ in range(150):
-        wishes = Wishes(false_alarm_rate=0.1, contamination=0.0)
-        (kind,) = calibrate_kinds(draw(sessions), wishes, labelled=False).kinds
+        request = CalibrationRequest(false_alarm_rate=0.1, contamination=0.0)
+        (kind,) = calibrate_kinds(draw(sessions), request, labelled=False).kinds
         later = [kind.calibration.score(each.statistics) for each in draw(40)]
         seen.append(float(np.mean(np.array(later) > kind.calibration.threshold)))
         promised = kind.calibration.false_alarm_rate
@@ -83,7 +83,7 @@ def test_the_promised_rate_holds_for_few_sessions_under_scales_fitted_to_them(se
 
 
 def test_labels_give_the_threshold_with_the_highest_f1_and_the_observed_rate() -> None:
-    (kind,) = calibrate_kinds(population(), Wishes(), labelled=True).kinds
+    (kind,) = calibrate_kinds(population(), CalibrationRequest(), labelled=True).kinds
     assert kind.calibration.basis == "labels_f1"
     assert kind.calibration.combination == COMBINED
     assert kind.calibration.anomalous_sessions == 20
@@ -97,7 +97,7 @@ def test_no_single_labelled_session_moves_the_threshold_far() -> None:
     members = population(shift=1.0)
 
     def threshold(of: list[ScoredSession]) -> float:
-        return calibrate_kinds(of, Wishes(), labelled=True).kinds[0].calibration.threshold
+        return calibrate_kinds(of, CalibrationRequest(), labelled=True).kinds[0].calibration.threshold
 
     whole = threshold(members)
     assert [threshold(members[:i] + members[i + 1 :]) for i in range(80)] == pytest.approx([whole] * 80, rel=0.1)
@@ -119,7 +119,7 @@ def test_another_combination_decides_only_where_it_is_clearly_better() -> None:
             for i in range(80)
         ]
 
-    (kind,) = calibrate_kinds(draw(tells=True), Wishes(), labelled=True).kinds
+    (kind,) = calibrate_kinds(draw(tells=True), CalibrationRequest(), labelled=True).kinds
     assert kind.calibration.combination == "lines"
     assert set(kind.calibration.scales) == {"absent_lines"}
     assert next(each for each in kind.figures if each.name == "lines").average_precision == 1.0
@@ -133,7 +133,7 @@ def test_a_single_statistic_is_shown_and_never_chosen() -> None:
         return [30.0 + i / 99 + (i >= 60) * 2, *(generator.gamma(9.0, size=6) + (i >= 60) * 3)]
 
     members = [scored(i, losses(i), float(generator.gamma(1.0)), i >= 60) for i in range(80)]
-    (kind,) = calibrate_kinds(members, Wishes(), labelled=True).kinds
+    (kind,) = calibrate_kinds(members, CalibrationRequest(), labelled=True).kinds
     figures = {each.name: each for each in kind.figures}
     assert (figures["max_line_loss"].average_precision or 0) > (figures[COMBINED].average_precision or 0) + 0.01
     assert kind.calibration.combination == COMBINED
@@ -146,7 +146,7 @@ def test_a_combination_that_many_sessions_share_cannot_decide() -> None:
         scored(i, generator.gamma(2.0, size=6).tolist(), float(generator.gamma(1.0)), i >= 60, lines=float(i >= 60))
         for i in range(80)
     ]
-    (kind,) = calibrate_kinds(members, Wishes(), labelled=True).kinds
+    (kind,) = calibrate_kinds(members, CalibrationRequest(), labelled=True).kinds
     figures = {each.name: each for each in kind.figures}
     assert (figures["lines"].average_precision or 0) > (figures[COMBINED].average_precision or 0) + 0.01
     assert kind.calibration.combination != "lines"
@@ -154,19 +154,19 @@ def test_a_combination_that_many_sessions_share_cannot_decide() -> None:
 
 def test_costs_decide_where_they_are_stated() -> None:
     members = population(shift=1.0)
-    dear_miss = calibrate_kinds(members, Wishes(cost_miss=20.0), labelled=True).kinds[0]
-    dear_alarm = calibrate_kinds(members, Wishes(cost_false_alarm=20.0), labelled=True).kinds[0]
+    dear_miss = calibrate_kinds(members, CalibrationRequest(cost_miss=20.0), labelled=True).kinds[0]
+    dear_alarm = calibrate_kinds(members, CalibrationRequest(cost_false_alarm=20.0), labelled=True).kinds[0]
     assert dear_miss.calibration.basis == dear_alarm.calibration.basis == "labels_cost"
     assert dear_miss.calibration.threshold < dear_alarm.calibration.threshold
 
 
 def test_a_kind_without_labels_is_not_judged_unless_a_rate_is_stated() -> None:
     members = [*population(), *population(normal=40, anomalous=0, kind="request", known=False)]
-    outcome = calibrate_kinds(members, Wishes(), labelled=True)
+    outcome = calibrate_kinds(members, CalibrationRequest(), labelled=True)
     assert [each.kind for each in outcome.kinds] == ["instance"]
     assert "none of its sessions has a label" in outcome.unjudged["request"]
     assert "--false-alarm-rate" in outcome.unjudged["request"]
-    outcome = calibrate_kinds(members, Wishes(false_alarm_rate=0.1), labelled=True)
+    outcome = calibrate_kinds(members, CalibrationRequest(false_alarm_rate=0.1), labelled=True)
     assert [each.kind for each in outcome.kinds] == ["instance", "request"]
     assert outcome.kinds[0].calibration.basis == "labels_f1"
     assert outcome.kinds[1].calibration.basis == "conformal"  # a rate of .1 is what the sample bears, failures or not
@@ -174,22 +174,22 @@ def test_a_kind_without_labels_is_not_judged_unless_a_rate_is_stated() -> None:
 
 def test_a_kind_with_labels_of_one_class_is_not_judged() -> None:
     members = [*population(), *population(normal=40, anomalous=0, kind="request")]
-    outcome = calibrate_kinds(members, Wishes(), labelled=True)
+    outcome = calibrate_kinds(members, CalibrationRequest(), labelled=True)
     assert "all of one class" in outcome.unjudged["request"]
 
 
 def test_sessions_labelled_anomalous_never_enter_a_conformal_threshold() -> None:
     normal = population(normal=40, anomalous=0, known=False)
     bad = [scored(1000 + i, [500.0], 50.0, truth=True) for i in range(5)]
-    wishes = Wishes(false_alarm_rate=0.05, contamination=0.0)
-    (kind,) = calibrate_kinds([*normal, *bad], wishes, labelled=True).kinds
+    request = CalibrationRequest(false_alarm_rate=0.05, contamination=0.0)
+    (kind,) = calibrate_kinds([*normal, *bad], request, labelled=True).kinds
     assert len(kind.calibration.normal_scores) == 40
     assert kind.calibration.basis == "conformal"
 
 
 def test_a_rate_finer_than_the_sample_supports_is_a_models_promise_and_that_is_said() -> None:
-    wishes = Wishes(contamination=0.0)
-    (kind,) = calibrate_kinds(population(normal=50, anomalous=0, known=False), wishes, labelled=False).kinds
+    request = CalibrationRequest(contamination=0.0)
+    (kind,) = calibrate_kinds(population(normal=50, anomalous=0, known=False), request, labelled=False).kinds
     assert kind.calibration.basis == "tail_model"
     assert kind.calibration.false_alarm_rate == 0.01
     assert kind.calibration.threshold > max(kind.calibration.normal_scores)
@@ -202,21 +202,21 @@ def test_a_rate_finer_than_the_sample_supports_is_a_models_promise_and_that_is_s
 def test_failures_among_unlabelled_sessions_neither_hide_themselves_nor_raise_the_threshold_much(failures: int) -> None:
     normal = population(normal=60, anomalous=0, known=False)
     failed = [scored(500 + i, [40.0 + i] * 12, 12.0 + i, None) for i in range(failures)]
-    wishes = Wishes(false_alarm_rate=0.02)
-    (clean,) = calibrate_kinds(normal, wishes, labelled=False).kinds
-    (kind,) = calibrate_kinds([*normal, *failed], wishes, labelled=False).kinds
+    request = CalibrationRequest(false_alarm_rate=0.02)
+    (clean,) = calibrate_kinds(normal, request, labelled=False).kinds
+    (kind,) = calibrate_kinds([*normal, *failed], request, labelled=False).kinds
     assert kind.calibration.basis == "robust_tail"
     assert kind.calibration.threshold < 2 * clean.calibration.threshold
     assert (kind.scores_N[60:] > kind.calibration.threshold).all()
-    (naive,) = calibrate_kinds([*normal, *failed], Wishes(0.02, contamination=0.0), labelled=False).kinds
+    (naive,) = calibrate_kinds([*normal, *failed], CalibrationRequest(0.02, contamination=0.0), labelled=False).kinds
     assert naive.calibration.threshold > kind.calibration.threshold
     warned = any("If they are failures" in warning for warning in kind.warnings)
     assert warned == (failures > 1)
 
 
 def test_a_rate_that_is_supported_is_not_warned_of() -> None:
-    wishes = Wishes(false_alarm_rate=0.1, contamination=0.0)
-    (kind,) = calibrate_kinds(population(normal=59, anomalous=0, known=False), wishes, labelled=False).kinds
+    request = CalibrationRequest(false_alarm_rate=0.1, contamination=0.0)
+    (kind,) = calibrate_kinds(population(normal=59, anomalous=0, known=False), request, labelled=False).kinds
     assert kind.calibration.false_alarm_rate == pytest.approx(0.1)
     assert kind.warnings == []
     assert sum(score > kind.calibration.threshold for score in kind.calibration.normal_scores) == 5
@@ -225,13 +225,13 @@ def test_a_rate_that_is_supported_is_not_warned_of() -> None:
 def test_fewer_than_ten_normal_sessions_of_every_kind_are_refused() -> None:
     members = population(normal=9, anomalous=0, known=False)
     with pytest.raises(UserError, match=r"instance: 9 normal sessions; at least 10 are needed"):
-        calibrate_kinds(members, Wishes(), labelled=False)
-    assert calibrate_kinds(population(normal=10, anomalous=0, known=False), Wishes(), labelled=False).kinds
+        calibrate_kinds(members, CalibrationRequest(), labelled=False)
+    assert calibrate_kinds(population(normal=10, anomalous=0, known=False), CalibrationRequest(), labelled=False).kinds
 
 
 def test_sessions_that_all_read_alike_are_not_judged() -> None:
     alike = [scored(i, [2.0], 1.0, None, kind="request", content="the same") for i in range(50)]
-    outcome = calibrate_kinds([*population(), *alike], Wishes(false_alarm_rate=0.05), labelled=True)
+    outcome = calibrate_kinds([*population(), *alike], CalibrationRequest(false_alarm_rate=0.05), labelled=True)
     assert "read alike" in outcome.unjudged["request"]
 
 
@@ -239,17 +239,17 @@ def test_one_score_for_many_different_sessions_is_refused_with_the_score_and_exa
     members = population(normal=57, anomalous=0, known=False)
     same = [scored(500 + i, [3.0, 4.0], 1.0, None) for i in range(4)]
     with pytest.raises(UserError, match=r"4 of 61 sessions that read differently .* key-500 .* key-501") as caught:
-        calibrate_kinds([*members, *same], Wishes(), labelled=False)
+        calibrate_kinds([*members, *same], CalibrationRequest(), labelled=False)
     assert "nats" in str(caught.value)
     # The same many sessions with one text are one session, often seen: nothing is wrong with that.
     alike = [scored(500 + i, [3.0, 4.0], 1.0, None, content="the same") for i in range(4)]
-    assert calibrate_kinds([*members, *alike], Wishes(), labelled=False).kinds
+    assert calibrate_kinds([*members, *alike], CalibrationRequest(), labelled=False).kinds
 
 
 def test_scores_that_are_not_finite_are_refused() -> None:
     members = [*population(normal=30, anomalous=0, known=False), scored(99, [float("inf")], 1.0, None)]
     with pytest.raises(UserError, match="not finite"):
-        calibrate_kinds(members, Wishes(), labelled=False)
+        calibrate_kinds(members, CalibrationRequest(), labelled=False)
 
 
 def test_a_threshold_that_would_flag_every_normal_session_is_refused() -> None:
@@ -261,4 +261,4 @@ def test_a_threshold_that_would_flag_every_normal_session_is_refused() -> None:
         for i in range(80)
     ]
     with pytest.raises(UserError, match="flags all 20 normal sessions"):
-        calibrate_kinds(members, Wishes(), labelled=True)
+        calibrate_kinds(members, CalibrationRequest(), labelled=True)

@@ -1,6 +1,6 @@
 """What a model makes of sessions, measured: losses of tokens, tokens of lines, and which sessions it knows already.
 
-`calibrate.diagnosis` judges these facts.
+`calibrate.diagnosis` judges these measurements.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class LossProfile:
 
 
 @dataclass(frozen=True, slots=True)
-class LineFacts:
+class LineMeasurements:
     """How lines become tokens. Lines count as often as they occur, `distinct_lines` once.
 
     whole_tokens: how many tokens of the vocabulary are whole lines. full: whether training had more lines than room
@@ -100,8 +100,8 @@ class LineFacts:
     alike: int
 
     @classmethod
-    def of(cls, sessions: Sequence[Session], tokenizer: LineTokenizer, training: Mapping[str, Any]) -> LineFacts:
-        """Return the facts of `sessions`. `training`: what the trainer wrote about itself."""
+    def of(cls, sessions: Sequence[Session], tokenizer: LineTokenizer, training: Mapping[str, Any]) -> LineMeasurements:
+        """Return the measurements of `sessions`. `training`: what the trainer wrote about itself."""
         times = Counter(text for session in sessions for text in session.texts)
         uncut = LineTokenizer(tokenizer.tokenizer, max_line_tokens=_UNCUT)
         lengths = {text: len(uncut.encode(text)) for text in times}

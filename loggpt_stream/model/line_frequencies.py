@@ -1,8 +1,8 @@
 """What training sessions consist of, line by line: the statistics that need no language model.
 
-A book knows, for one session kind, how many training sessions hold each masked line (its document frequency) and when
-in a session it first comes. It says what a session lacks, what it has that no training session had, and which of its
-lines came later than usual.
+`LineFrequencies` knows, for one session kind, how many training sessions hold each masked line (its document frequency)
+and when in a session it first comes. It says what a session lacks, what it has that no training session had, and which
+of its lines came later than usual.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class KnownLine:
 
 
 @dataclass(frozen=True, slots=True)
-class LineBook:
+class LineFrequencies:
     """The masked lines of one session kind's training sessions, and how many `sessions` there were."""
 
     sessions: int
@@ -53,7 +53,7 @@ class LineBook:
         object.__setattr__(self, "_all_absent", math.fsum(absence.values()))
 
     @classmethod
-    def of(cls, sessions: Sequence[Session]) -> LineBook:
+    def of(cls, sessions: Sequence[Session]) -> LineFrequencies:
         """Count the lines of training sessions of one kind."""
         firsts: defaultdict[str, list[float]] = defaultdict(list)
         for session in sessions:
@@ -76,12 +76,12 @@ class LineBook:
         known = self.lines.get(text)
         return known.sessions if known else 0
 
-    def digest(self, texts: Iterable[str]) -> list[str]:
+    def line_set(self, texts: Iterable[str]) -> list[str]:
         """Return the distinct lines, those that most training sessions hold first, lines never seen last."""
         return sorted(set(texts), key=lambda text: (-self.frequency(text), text))
 
     def absence(self, texts: Iterable[str]) -> float:
-        """Return how surprising it is, in nats, that a session of these lines lacks all others that the book knows.
+        """Return how surprising it is, in nats, that a session of these lines lacks all other known lines.
 
         The sum of -log P(absent) over the lines that are not there, each taken by itself, with Laplace's estimate
         (N - n + 1) / (N + 2) for a line that n of N sessions hold.
@@ -98,7 +98,7 @@ class LineBook:
         for text, known in self.lines.items():
             share = known.sessions / self.sessions
             if share < at_least:
-                return  # the book is in order of frequency
+                return  # the most frequent lines come first
             if text not in there:
                 yield text, share
 
@@ -123,7 +123,7 @@ class LineBook:
         return {"sessions": self.sessions, "lines": lines}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> LineBook:
+    def from_json(cls, values: Mapping[str, Any]) -> LineFrequencies:
         """Return what `to_json` gave. Raises `KeyError` or `TypeError` where something is missing or odd."""
         return cls(values["sessions"], {text: KnownLine(*known) for text, known in values["lines"].items()})
 
@@ -131,7 +131,7 @@ class LineBook:
         return -math.log((self.sessions - sessions + 1) / (self.sessions + 2))
 
 
-EMPTY: Final = LineBook(0, {})
+EMPTY: Final = LineFrequencies(0, {})
 
 
 def _first_comings(texts: Sequence[str], times_s: Sequence[float]) -> Iterator[tuple[str, int, float]]:

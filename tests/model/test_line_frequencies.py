@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loggpt_stream.lines.session import Line, Session
-from loggpt_stream.model.book import EMPTY, LineBook
+from loggpt_stream.model.line_frequencies import EMPTY, LineFrequencies
 from testing.tiny_bundle import nova34
 
 
@@ -21,7 +21,7 @@ def session(*texts: str, times_s: list[float] | None = None) -> Session:
 
 
 # "always" is in all four, "often" in three, "once" in one.
-BOOK = LineBook.of(
+FREQUENCIES = LineFrequencies.of(
     [
         session("always", "often", "often", "often"),
         session("often", "always"),
@@ -34,65 +34,73 @@ TEXTS = st.lists(st.sampled_from(["always", "often", "once", "never", "new"]), m
 
 
 def test_a_line_counts_once_for_each_session_that_holds_it() -> None:
-    assert BOOK.sessions == 4
-    assert {text: known.sessions for text, known in BOOK.lines.items()} == {"always": 4, "often": 3, "once": 1}
-    assert [BOOK.frequency(text) for text in ("always", "often", "once", "never")] == [4, 3, 1, 0]
-    assert "once" in BOOK
-    assert "never" not in BOOK
+    assert FREQUENCIES.sessions == 4
+    assert {text: known.sessions for text, known in FREQUENCIES.lines.items()} == {"always": 4, "often": 3, "once": 1}
+    assert [FREQUENCIES.frequency(text) for text in ("always", "often", "once", "never")] == [4, 3, 1, 0]
+    assert "once" in FREQUENCIES
+    assert "never" not in FREQUENCIES
 
 
 def test_the_counts_of_real_sessions_are_those_of_a_plain_count() -> None:
-    book = LineBook.of(SESSIONS)
+    frequencies = LineFrequencies.of(SESSIONS)
     counted = Counter(text for each in SESSIONS for text in set(each.texts))
-    assert {text: known.sessions for text, known in book.lines.items()} == counted
-    assert list(book.lines) == sorted(counted, key=lambda text: (-counted[text], text))
+    assert {text: known.sessions for text, known in frequencies.lines.items()} == counted
+    assert list(frequencies.lines) == sorted(counted, key=lambda text: (-counted[text], text))
 
 
 def test_absence_is_the_sum_of_what_the_absence_of_each_line_costs() -> None:
     # (N - n + 1) / (N + 2) for a line that n of N = 4 sessions hold: 1/6, 2/6 and 4/6.
-    assert BOOK.absence([]) == pytest.approx(math.log(6) + math.log(3) + math.log(1.5))
-    assert BOOK.absence(["always"]) == pytest.approx(math.log(3) + math.log(1.5))
-    assert BOOK.absence(["once", "once", "always"]) == pytest.approx(math.log(3))
-    assert BOOK.absence(["always", "often", "once"]) == pytest.approx(0.0, abs=1e-12)
+    assert FREQUENCIES.absence([]) == pytest.approx(math.log(6) + math.log(3) + math.log(1.5))
+    assert FREQUENCIES.absence(["always"]) == pytest.approx(math.log(3) + math.log(1.5))
+    assert FREQUENCIES.absence(["once", "once", "always"]) == pytest.approx(math.log(3))
+    assert FREQUENCIES.absence(["always", "often", "once"]) == pytest.approx(0.0, abs=1e-12)
 
 
 @given(TEXTS)
-def test_absence_is_never_negative_and_what_the_book_does_not_know_changes_it_by_nothing(texts: list[str]) -> None:
-    assert BOOK.absence(texts) >= 0
-    assert BOOK.absence(texts) == BOOK.absence([text for text in texts if text in BOOK])
-    expected = sum(-math.log((4 - BOOK.frequency(text) + 1) / 6) for text in BOOK.lines if text not in texts)
-    assert BOOK.absence(texts) == pytest.approx(expected, abs=1e-9)
+def test_absence_is_never_negative_and_unknown_lines_do_not_change_it(texts: list[str]) -> None:
+    assert FREQUENCIES.absence(texts) >= 0
+    assert FREQUENCIES.absence(texts) == FREQUENCIES.absence([text for text in texts if text in FREQUENCIES])
+    expected = sum(
+        -math.log((4 - FREQUENCIES.frequency(text) + 1) / 6) for text in FREQUENCIES.lines if text not in texts
+    )
+    assert FREQUENCIES.absence(texts) == pytest.approx(expected, abs=1e-9)
 
 
 def test_what_more_sessions_hold_is_missed_more() -> None:
-    assert BOOK.absence(["often", "once"]) > BOOK.absence(["always", "once"]) > BOOK.absence(["always", "often"])
+    assert (
+        FREQUENCIES.absence(["often", "once"])
+        > FREQUENCIES.absence(["always", "once"])
+        > FREQUENCIES.absence(["always", "often"])
+    )
 
 
 def test_absent_lines_come_with_their_share_the_commonest_first() -> None:
-    assert list(BOOK.absent(["new"])) == [("always", 1.0), ("often", 0.75)]
-    assert list(BOOK.absent(["always"])) == [("often", 0.75)]
-    assert list(BOOK.absent(["always"], at_least=0.0)) == [("often", 0.75), ("once", 0.25)]
-    assert list(BOOK.absent(["always"], at_least=0.76)) == []
-    assert list(BOOK.absent(["always", "often"])) == []
+    assert list(FREQUENCIES.absent(["new"])) == [("always", 1.0), ("often", 0.75)]
+    assert list(FREQUENCIES.absent(["always"])) == [("often", 0.75)]
+    assert list(FREQUENCIES.absent(["always"], at_least=0.0)) == [("often", 0.75), ("once", 0.25)]
+    assert list(FREQUENCIES.absent(["always"], at_least=0.76)) == []
+    assert list(FREQUENCIES.absent(["always", "often"])) == []
 
 
-def test_a_digest_has_each_line_once_by_frequency_then_by_text_and_lines_never_seen_last() -> None:
+def test_a_line_set_has_each_line_once_by_frequency_then_by_text_and_lines_never_seen_last() -> None:
     texts = ["zebra", "once", "always", "apple", "often", "often", "zebra", "always"]
-    assert BOOK.digest(texts) == ["always", "often", "once", "apple", "zebra"]
-    ties = LineBook.of([session("b", "a", "c"), session("c", "x")])
-    assert ties.digest(["x", "b", "a", "c"]) == ["c", "a", "b", "x"]
+    assert FREQUENCIES.line_set(texts) == ["always", "often", "once", "apple", "zebra"]
+    ties = LineFrequencies.of([session("b", "a", "c"), session("c", "x")])
+    assert ties.line_set(["x", "b", "a", "c"]) == ["c", "a", "b", "x"]
 
 
 @given(TEXTS, st.randoms(use_true_random=False))
-def test_a_digest_does_not_depend_on_the_order_of_the_lines(texts: list[str], random: object) -> None:
+def test_a_line_set_does_not_depend_on_the_order_of_the_lines(texts: list[str], random: object) -> None:
     shuffled = list(texts)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert BOOK.digest(shuffled) == BOOK.digest(texts)
-    assert sorted(BOOK.digest(texts)) == sorted(set(texts))
+    assert FREQUENCIES.line_set(shuffled) == FREQUENCIES.line_set(texts)
+    assert sorted(FREQUENCIES.line_set(texts)) == sorted(set(texts))
 
 
 # Five sessions, in which "end" comes after 99, 99, 99, 999 and 99 seconds.
-TIMED = LineBook.of([session("begin", "end", times_s=[5000.0, 5000.0 + after_s]) for after_s in (99, 99, 99, 999, 99)])
+TIMED = LineFrequencies.of(
+    [session("begin", "end", times_s=[5000.0, 5000.0 + after_s]) for after_s in (99, 99, 99, 999, 99)]
+)
 
 
 def test_a_line_is_timed_by_the_median_and_the_spread_of_its_first_coming() -> None:
@@ -105,9 +113,9 @@ def test_a_line_is_timed_by_the_median_and_the_spread_of_its_first_coming() -> N
 
 
 def test_the_time_of_a_line_that_few_sessions_hold_is_not_known() -> None:
-    book = LineBook.of([session("begin", "end")] * 4)
-    assert book.lines["end"].first_s is book.lines["end"].spread is None
-    assert book.untimely(["begin", "end"], [0.0, 1e9]) == (0.0, None)
+    frequencies = LineFrequencies.of([session("begin", "end")] * 4)
+    assert frequencies.lines["end"].first_s is frequencies.lines["end"].spread is None
+    assert frequencies.untimely(["begin", "end"], [0.0, 1e9]) == (0.0, None)
 
 
 def test_an_untimely_line_is_told_with_its_index_and_its_distance_in_standard_deviations() -> None:
@@ -128,7 +136,7 @@ def test_the_most_untimely_line_is_the_one_that_is_told() -> None:
 
 def test_a_clock_that_runs_backwards_makes_no_line_earlier_than_the_first() -> None:
     assert TIMED.untimely(["begin", "end"], [1000.0, 10.0]) == TIMED.untimely(["begin", "end"], [1000.0, 1000.0])
-    assert LineBook.of([session("a", "b", times_s=[50.0, 10.0])] * 5).lines["b"].first_s == 0.0
+    assert LineFrequencies.of([session("a", "b", times_s=[50.0, 10.0])] * 5).lines["b"].first_s == 0.0
 
 
 def test_lines_without_known_times_are_timely() -> None:
@@ -136,26 +144,26 @@ def test_lines_without_known_times_are_timely() -> None:
     assert TIMED.untimely(["new"], [3.0]) == (0.0, None)
 
 
-def test_an_empty_book_knows_nothing_and_misses_nothing() -> None:
-    assert LineBook.of([]) == EMPTY
+def test_no_training_sessions_mean_that_nothing_is_known_and_nothing_missed() -> None:
+    assert LineFrequencies.of([]) == EMPTY
     assert "x" not in EMPTY
     assert EMPTY.absence(["x"]) == 0.0
     assert list(EMPTY.absent(["x"])) == []
-    assert EMPTY.digest(["b", "a", "b"]) == ["a", "b"]
+    assert EMPTY.line_set(["b", "a", "b"]) == ["a", "b"]
     assert EMPTY.untimely(["x"], [1.0]) == (0.0, None)
 
 
-def test_json_gives_back_the_same_book() -> None:
-    book = LineBook.of(SESSIONS)
-    again = LineBook.from_json(book.to_json())
-    assert again == book
-    assert list(again.lines) == list(book.lines)
+def test_json_gives_back_the_same_frequencies() -> None:
+    frequencies = LineFrequencies.of(SESSIONS)
+    again = LineFrequencies.from_json(frequencies.to_json())
+    assert again == frequencies
+    assert list(again.lines) == list(frequencies.lines)
     for each in nova34().sessions[100:130]:
-        assert again.absence(each.texts) == book.absence(each.texts)
-        assert again.untimely(each.texts, each.times_s) == book.untimely(each.texts, each.times_s)
+        assert again.absence(each.texts) == frequencies.absence(each.texts)
+        assert again.untimely(each.texts, each.times_s) == frequencies.untimely(each.texts, each.times_s)
 
 
 @pytest.mark.parametrize("values", [{}, {"sessions": 1}, {"sessions": 1, "lines": {"a": [1, 2.0]}}])
 def test_json_in_which_something_is_missing_is_refused(values: dict[str, object]) -> None:
     with pytest.raises((KeyError, TypeError)):
-        LineBook.from_json(values)
+        LineFrequencies.from_json(values)

@@ -50,7 +50,7 @@ _LEFT_OUT_MOST: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class CalibrationRequest:
     """What the operator asked for. false_alarm_rate: None where it was not stated. Costs: None, or of one session.
 
     contamination: up to this share of sessions without labels may be failures; 0 takes all of them as normal.
@@ -111,7 +111,7 @@ class CalibratedKind:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CalibrationOutcome:
     """Calibrated kinds, the primary one first, and the others with the reason why they are not judged."""
 
     kinds: list[CalibratedKind]
@@ -127,7 +127,9 @@ class Outcome:
         return np.array(taken, dtype=np.int64)
 
 
-def calibrate_kinds(scored: Sequence[ScoredSession], wishes: Wishes, *, labelled: bool) -> Outcome:
+def calibrate_kinds(
+    scored: Sequence[ScoredSession], request: CalibrationRequest, *, labelled: bool
+) -> CalibrationOutcome:
     """Calibrate each kind that can be. The primary one has the most labelled sessions, else the most sessions.
 
     Raises `UserError` where none can be calibrated, or where scores are such that no threshold would mean anything.
@@ -136,18 +138,18 @@ def calibrate_kinds(scored: Sequence[ScoredSession], wishes: Wishes, *, labelled
     unjudged: dict[str, str] = {}
     for kind, members in by_kind(scored).items():
         _refuse_not_finite(kind, members)
-        reason = unusable(members, wishes, labelled=labelled)
+        reason = unusable(members, request, labelled=labelled)
         if reason:
             unjudged[kind] = reason
         elif labelled and _both_classes(members):
-            found.append(_with_labels(kind, members, wishes))
+            found.append(_with_labels(kind, members, request))
         else:
-            found.append(_without_labels(kind, members, wishes, labels_given=labelled))
+            found.append(_without_labels(kind, members, request, labels_given=labelled))
     if not found:
         reasons = "; ".join(f"{kind}: {reason}" for kind, reason in unjudged.items())
         raise UserError(f"no session kind can be calibrated. {reasons}.")
     found.sort(key=lambda each: (not each.labelled, -len(each.sessions), each.kind))
-    return Outcome(found, unjudged)
+    return CalibrationOutcome(found, unjudged)
 
 
 def refuse_one_score(
@@ -155,7 +157,7 @@ def refuse_one_score(
 ) -> None:
     """Raise `UserError` where different sessions have the same score: no threshold on it would mean anything.
 
-    The model has to tell them apart by itself: what the book of lines adds would hide that it learned nothing.
+    The model has to tell them apart by itself: what the frequencies of lines adds would hide that it learned nothing.
     """
     scores_N = scores_of(members, all_scales[MODEL])
     shared = most_shared_score(scores_N, [each.content for each in members])
@@ -203,10 +205,10 @@ def left_out_scores(statistics: Sequence[Mapping[str, float]], names: Sequence[s
     )
 
 
-def unusable(members: Sequence[ScoredSession], wishes: Wishes, *, labelled: bool) -> str:
+def unusable(members: Sequence[ScoredSession], request: CalibrationRequest, *, labelled: bool) -> str:
     """Return why this kind cannot be calibrated, or ""."""
     supervised = labelled and _both_classes(members)
-    if labelled and not supervised and wishes.false_alarm_rate is None:
+    if labelled and not supervised and request.false_alarm_rate is None:
         known = [each for each in members if each.truth is not None]
         what = (
             f"its {len(known)} labelled sessions are all of one class" if known else "none of its sessions has a label"
@@ -231,7 +233,7 @@ def _refuse_not_finite(kind: str, members: Sequence[ScoredSession]) -> None:
         )
 
 
-def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) -> CalibratedKind:
+def _with_labels(kind: str, members: Sequence[ScoredSession], request: CalibrationRequest) -> CalibratedKind:
     known = [each for each in members if each.truth is not None]
     truth_N = np.array([each.truth for each in known], dtype=bool)
     normal = [each for each in known if not each.truth]
@@ -242,8 +244,8 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
     scales = all_scales[combination]
     scores_N = scores_of(known, scales)
     spread = score_spread(scores_N, truth_N)
-    if wishes.by_cost:
-        cost_miss, cost_false_alarm = _costs(wishes)
+    if request.by_cost:
+        cost_miss, cost_false_alarm = _costs(request)
         threshold = cheapest_cut(
             scores_N, truth_N, cost_miss=cost_miss, cost_false_alarm=cost_false_alarm, spread=spread
         )
@@ -265,12 +267,12 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
             f"{DIAGNOSE}"
         )
     # These are known to be normal: their own quantile guarantees the rate, and nothing has to be disbelieved.
-    early_rate = DEFAULT_FALSE_ALARM_RATE if wishes.early_false_alarm_rate is None else wishes.early_false_alarm_rate
+    early_rate = DEFAULT_FALSE_ALARM_RATE if request.early_false_alarm_rate is None else request.early_false_alarm_rate
     early, early_how = _early(normal, early_rate, contamination=0.0)
     calibration = KindCalibration(
         combination=combination,
         threshold=threshold,
-        basis="labels_cost" if wishes.by_cost else "labels_f1",
+        basis="labels_cost" if request.by_cost else "labels_f1",
         false_alarm_rate=float((1 + counts.fp_T[0]) / (1 + len(normal))),
         false_alarm_interval=sample_interval(int(counts.fp_T[0]), len(normal)),
         scales=scales,
@@ -289,7 +291,7 @@ def _with_labels(kind: str, members: Sequence[ScoredSession], wishes: Wishes) ->
 
 
 def _without_labels(
-    kind: str, members: Sequence[ScoredSession], wishes: Wishes, *, labels_given: bool
+    kind: str, members: Sequence[ScoredSession], request: CalibrationRequest, *, labels_given: bool
 ) -> CalibratedKind:
     taken = [each for each in members if not each.truth]
     truth_N = np.zeros(len(taken), dtype=bool)
@@ -299,22 +301,22 @@ def _without_labels(
     refuse_one_score(kind, taken, all_scales)
     if len(taken) <= _LEFT_OUT_MOST:
         scores_N = left_out_scores([each.statistics for each in taken], list(scales))
-    asked = DEFAULT_FALSE_ALARM_RATE if wishes.false_alarm_rate is None else wishes.false_alarm_rate
+    asked = DEFAULT_FALSE_ALARM_RATE if request.false_alarm_rate is None else request.false_alarm_rate
     lines_N = np.array([len(each.session.lines) for each in taken])
     lengths = part_lengths(
         scores_N,
         lines_N,
-        wishes.contamination,
+        request.contamination,
         lambda scores_N, contamination: _cut_without_labels(scores_N, asked, contamination)[0].threshold,
     )
     scores_N *= lengths.factors_of(lines_N)
-    cut, basis, how, warnings = _cut_without_labels(scores_N, asked, wishes.contamination)
+    cut, basis, how, warnings = _cut_without_labels(scores_N, asked, request.contamination)
     if lengths.not_parted:
         warnings.append(_hidden_lengths(lengths.not_parted, lengths.contamination))
     if labels_given:
         warnings.append("This kind has no labels of both classes: its threshold comes from the false-alarm rate alone.")
-    early_rate = asked if wishes.early_false_alarm_rate is None else wishes.early_false_alarm_rate
-    early, early_how = _early(taken, early_rate, contamination=wishes.contamination)
+    early_rate = asked if request.early_false_alarm_rate is None else request.early_false_alarm_rate
+    early, early_how = _early(taken, early_rate, contamination=request.contamination)
     calibration = KindCalibration(
         combination=COMBINED,
         threshold=cut.threshold,
@@ -509,9 +511,9 @@ def _both_classes(members: Sequence[ScoredSession]) -> bool:
     return {each.truth for each in members} >= {True, False}
 
 
-def _costs(wishes: Wishes) -> tuple[float, float]:
+def _costs(request: CalibrationRequest) -> tuple[float, float]:
     """Return the costs of a miss and of a false alarm; the one not stated is 1."""
     return (
-        1.0 if wishes.cost_miss is None else wishes.cost_miss,
-        1.0 if wishes.cost_false_alarm is None else wishes.cost_false_alarm,
+        1.0 if request.cost_miss is None else request.cost_miss,
+        1.0 if request.cost_false_alarm is None else request.cost_false_alarm,
     )
