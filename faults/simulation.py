@@ -1,6 +1,6 @@
 """Histories of one partition, made by a seed: owners come and go, crash, freeze and wake, and requests are lost.
 
-What runs is the daemon's own code from the record to the transaction (`Owner`, `Partition`, `Ledger`,
+What runs is the daemon's own code from the record to the transaction (`Owner`, `Partition`, `Changelog`,
 `TransactionalLog`, sessions and decoding); simulated are Kafka, the scorer, the clock, and who believes to own the
 partition. Whatever happened, the committed scores must be those of one undisturbed pass over the input, and the
 committed dead letters its bad records: none missing, none twice, none different.
@@ -27,7 +27,8 @@ from aiokafka.errors import KafkaError
 from faults.simulated_kafka import SimulatedKafka, SimulatedProducer, SimulatedReader
 from loggpt_stream.alerts.alert import Judged
 from loggpt_stream.daemon.partition import Meaning, Partition
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
+from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.kafka.owner import Owner
 from loggpt_stream.kafka.transactions import Outgoing, TransactionalLog
 from loggpt_stream.lines.masks import Masks
@@ -179,15 +180,15 @@ class Simulation:
 
     def _process(self) -> Process:
         meaning = Meaning(RULES, _MASKS, "meaning", lambda: Judge(Calibration({})))
-        ledger = Ledger("group input", most_changes=self.chance.choice((2, 5, 100)))
-        partition = Partition("input", 0, meaning, ledger)
+        changelog = Changelog("group input", STATE_FORMATS, most_changes=self.chance.choice((2, 5, 100)))
+        partition = Partition("input", 0, meaning, changelog)
         place = TransactionalLog(
             _STATE,
             lambda: SimulatedProducer(self.kafka, _ID),
             lambda: SimulatedReader(self.kafka),
             _stop,
         )
-        owner = Owner(place, ledger, partition, _compose)
+        owner = Owner(place, changelog, partition, _compose)
         return Process(f"p{next(self._names)}", owner, busy=owner.take_over())
 
     def _go_on(self, process: Process) -> None:
@@ -264,7 +265,10 @@ class Simulation:
 def undisturbed(records: Sequence[Record]) -> dict[str, list[bytes]]:
     """Return what one pass over the input publishes, by topic."""
     partition = Partition(
-        "input", 0, Meaning(RULES, _MASKS, "meaning", lambda: Judge(Calibration({}))), Ledger("group input")
+        "input",
+        0,
+        Meaning(RULES, _MASKS, "meaning", lambda: Judge(Calibration({}))),
+        Changelog("group input", STATE_FORMATS),
     )
     partition.begin_at(0)
     for record in records:

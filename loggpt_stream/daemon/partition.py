@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.kafka.changelog import applied
+from loggpt_stream.kafka.changelog import applied, place_of
 from loggpt_stream.lines.decode import decode
-from loggpt_stream.lines.journal import Journal, Pending, Restored
 from loggpt_stream.lines.record import Record, UndecodableError, arrival_s
+from loggpt_stream.lines.session_changes import Pending, SessionChanges, SessionRestore
 from loggpt_stream.lines.sessionizer import Sessionizer
 from loggpt_stream.lines.tables import NEVER, Tables
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from loggpt_stream.alerts.alert import Judged
-    from loggpt_stream.kafka.changelog import Change, Ledger
+    from loggpt_stream.kafka.changelog import Change, Changelog
     from loggpt_stream.lines.masks import Masks
     from loggpt_stream.lines.rules import SessionRules
     from loggpt_stream.lines.session import Session
@@ -73,8 +73,8 @@ class Partition:
     is of no more use.
     """
 
-    def __init__(self, topic: str, number: int, meaning: Meaning, ledger: Ledger) -> None:
-        """Start with nothing read. `ledger` is at the end of what `restore` will be given."""
+    def __init__(self, topic: str, number: int, meaning: Meaning, changelog: Changelog) -> None:
+        """Start with nothing read. `changelog` is at the end of what `restore` will be given."""
         self.topic = topic
         self.number = number
         self.position: int | None = None
@@ -83,7 +83,7 @@ class Partition:
         self.pending: Pending = {}
         self.dropped = False
         self._meaning = meaning
-        self._ledger = ledger
+        self._changelog = changelog
         self._begin(Tables())
         self.judge = meaning.make_judge()
         self._early: list[Judged] = []
@@ -98,8 +98,8 @@ class Partition:
 
     def _begin(self, tables: Tables) -> None:
         rules, masks = self._meaning.rules, self._meaning.masks
-        self._journal = Journal(tables)
-        self.sessionizer = Sessionizer(rules, masks, journal=self._journal, tables=tables)
+        self._changes = SessionChanges(tables)
+        self.sessionizer = Sessionizer(rules, masks, changes=self._changes, tables=tables)
 
     def limit(self, sessions: int, lines: int, size_bytes: int) -> None:
         """Let so much be open; past a limit the quietest session closes."""
@@ -111,18 +111,18 @@ class Partition:
         """Go on where `changes` end: a snapshot and what came after it. Raises `UserError` where they do not fit."""
         if not changes:
             return
-        restored = Restored(self._meaning.rules.tombstone_s)
+        restored = SessionRestore(self._meaning.rules.tombstone_s)
         with _no_garbage():
             applied(changes, restored.apply)
         tables, self.pending = restored.tables, restored.pending
         newest = changes[-1]
-        self.position, self.last_record = newest["position"], tuple(newest["last_record"] or ()) or None
-        self._ticked_s = newest["reached"] if newest["reached"] is not None else NEVER
+        self.position, self.last_record = place_of(newest)
+        self._ticked_s = newest.get("reached_s", NEVER)
         self._begin(tables)
-        if not self.judge.resume(next((each["judge"] for each in reversed(changes) if "judge" in each), {})):
+        if not self.judge.resume(next((each["drift"] for each in reversed(changes) if "drift" in each), {})):
             self.judge = self._meaning.make_judge()
         self._quiet_watermark_s = max(self._ticked_s, self.sessionizer.watermark_s)
-        if newest["meaning"] != self._meaning.fingerprint:
+        if newest.get("preprocessing") != self._meaning.fingerprint:
             for session in (*tables.by_opening.values(), *self.pending.values()):
                 session.outdated = True
             self._owes = self._rewrite = True
@@ -186,7 +186,7 @@ class Partition:
         if session is None or session.identity != judged.session.identity:
             return
         session.announced_s = judged.session.announced_s = now_s
-        self._journal.announced(session)
+        self._changes.announced(session)
         self._early.append(judged)
         self._owes = True
 
@@ -201,21 +201,23 @@ class Partition:
 
         From here on it counts as written. Where that fails, this object is of no more use: restore another one.
         """
-        if not self._owes or self.position is None:
+        if not (self._owes or self._changelog.format_due) or self.position is None:
             return None
-        snapshot = self._ledger.snapshot_due or self._rewrite
+        snapshot = self._changelog.snapshot_due or self._rewrite
         if snapshot:
-            change = self._journal.everything(self.pending.values())
+            change = self._changes.everything(self.pending.values())
         else:
-            change = self._journal.take([judged.session for judged in self._judged])
-        reached_s = None if self._ticked_s == NEVER else self._ticked_s
+            change = self._changes.take([judged.session for judged in self._judged])
         if self._record is not None:
             self.last_record = self._record.offset, self._record.timestamp_ms
-        change |= {"position": self.position, "last_record": self.last_record, "reached": reached_s}
-        change["meaning"] = self._meaning.fingerprint
+        change |= {"position": self.position, "preprocessing": self._meaning.fingerprint}
+        if self.last_record is not None:
+            change["last_record"] = dict(zip(("offset", "timestamp_ms"), self.last_record, strict=True))
+        if self._ticked_s != NEVER:
+            change["reached_s"] = self._ticked_s
         if snapshot or self._judged:
-            change["judge"] = self.judge.state()
-        state = self._ledger.write(change, snapshot=snapshot)
+            change["drift"] = self.judge.state()
+        state = self._changelog.write(change, snapshot=snapshot)
         unsaved = Unsaved(self.position, state, self._early, self._judged, self._rejected)
         self._early, self._judged, self._rejected = [], [], []
         self._owes = self._rewrite = False

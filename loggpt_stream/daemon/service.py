@@ -27,7 +27,8 @@ from loggpt_stream.daemon.metrics import Metrics
 from loggpt_stream.daemon.partition import Meaning, Partition, Unsaved
 from loggpt_stream.daemon.raw_lines import RawLines
 from loggpt_stream.daemon.scorer_thread import ScorerThread
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
+from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.kafka.health import Health, Progress, serve
 from loggpt_stream.kafka.membership import Membership
 from loggpt_stream.kafka.owner import Owner
@@ -180,13 +181,13 @@ class Daemon:
     def owner(self, where: TopicPartition, *, small: bool) -> Owner[Partition, Unsaved]:
         """Return an owner of a partition that has not taken over yet."""
         settings = self.settings
-        ledger = Ledger(f"{settings.group} {settings.input_topic}")
-        partition = Partition(where.topic, where.partition, self._meaning, ledger)
+        changelog = Changelog(f"{settings.group} {settings.input_topic}", STATE_FORMATS, self._group.state_format)
+        partition = Partition(where.topic, where.partition, self._meaning, changelog)
 
         async def compose(unsaved: Unsaved) -> list[Outgoing]:
             return await self._composer.compose(partition, unsaved, small=small)
 
-        return Owner(self._group.log_of(where), ledger, partition, compose)
+        return Owner(self._group.log_of(where), changelog, partition, compose)
 
     async def timestamp_ms(self, where: TopicPartition, offset: int) -> int | None:
         """Return the timestamp of an input record, or None where there is none at this offset."""

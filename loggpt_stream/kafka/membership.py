@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRa
 
 from loggpt_stream.errors import UserError
 from loggpt_stream.kafka.connection import explain, unreadable_header
+from loggpt_stream.kafka.group_versions import CLIENT_ID, GroupVersions
 from loggpt_stream.kafka.outage import Outage
 from loggpt_stream.kafka.owner import OwnedT, UnsavedT
 from loggpt_stream.kafka.tenure import Tenure
@@ -49,6 +50,9 @@ _ASK_AGAIN: Final = 3
 _ASK_AGAIN_AFTER_S: Final = 3.0
 # A commit gives up before the broker does, so that it is this side that takes over anew.
 _COMMIT_SHARE: Final = 0.8
+
+# A process that is gone for ten times as long as the group waits for it was taken away.
+_SETTLED_AFTER_TIMEOUTS: Final = 10
 
 Clock = Callable[[], float]
 
@@ -98,6 +102,7 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
         self._health = health
         self._clock = clock
         self._outage = Outage(settings.kafka)
+        self._versions = GroupVersions(settings.state_format, _SETTLED_AFTER_TIMEOUTS * settings.session_timeout_s)
         self._tenures: dict[TopicPartition, tuple[Tenure[OwnedT, UnsavedT], asyncio.Task[None]]] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._leaving = False
@@ -226,6 +231,10 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
         assigned: set[TopicPartition] = self._consumer.assignment()
         return assigned & set(self.partitions)
 
+    def state_format(self) -> int | None:
+        """Return the format in which state is written as of now; None: the one that it is in."""
+        return self._versions.state_format()
+
     # Kafka's clients.
 
     def log_of(self, where: TopicPartition, **producer: object) -> TransactionalLog:
@@ -247,7 +256,7 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
         settings = self._settings
         timeout_ms = round(settings.session_timeout_s * 1000)
         return AIOKafkaConsumer(
-            **settings.kafka.client_options(),
+            **settings.kafka.client_options() | {"client_id": CLIENT_ID},
             group_id=settings.group,
             group_instance_id=settings.instance_id,
             enable_auto_commit=False,
@@ -469,6 +478,8 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
         """Have each partition taken over (aiokafka's callback; no heartbeat is sent while it runs)."""
         # Until it is known where to begin, nothing may be read.
         self._consumer.pause(*assigned)
+        # Before anything is taken over: its state may have to be written so that others can read it.
+        await self._versions.ask(self._settings.kafka, self._settings.group)
         if self._leaving:
             return  # on our way out: nobody would end what began now
         await self._let_go(assigned)

@@ -12,7 +12,7 @@ from loggpt_stream.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from loggpt_stream.kafka.changelog import Change, Ledger
+    from loggpt_stream.kafka.changelog import Change, Changelog
     from loggpt_stream.kafka.transactions import Bulk, Outgoing
     from loggpt_stream.message import Message
 
@@ -82,21 +82,21 @@ class Owner(Generic[OwnedT, UnsavedT]):
     def __init__(
         self,
         log: Log,
-        ledger: Ledger,
+        changelog: Changelog,
         partition: OwnedT,
         compose: Callable[[UnsavedT], Awaitable[Sequence[Outgoing | Bulk]]],
     ) -> None:
         """`compose` makes the messages of a transaction; raw lines may have to be read again for it."""
         self.partition = partition
         self._log = log
-        self._ledger = ledger
+        self._changelog = changelog
         self._compose = compose
 
     async def take_over(self) -> None:
         """Fence the owner before, and restore what it had committed. Raises as the log does, and `UserError`."""
         records = await self._log.take_over()
         try:
-            self.partition.restore(self._ledger.read(records))
+            self.partition.restore(self._changelog.read(records))
         except UserError:
             # A newer owner may have written a snapshot meanwhile, and compaction taken what it replaced from under us.
             await self._log.confirm()

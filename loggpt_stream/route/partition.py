@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loggpt_stream.kafka.changelog import applied
+from loggpt_stream.kafka.changelog import applied, place_of
 from loggpt_stream.kafka.transactions import Stamped
 from loggpt_stream.lines.decode import ABOUT_SEVERAL, decode
 from loggpt_stream.lines.record import UndecodableError
@@ -15,7 +15,7 @@ from loggpt_stream.route.keys import Keys
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loggpt_stream.kafka.changelog import Change, Ledger
+    from loggpt_stream.kafka.changelog import Change, Changelog
     from loggpt_stream.lines.record import Record
     from loggpt_stream.message import Message
 
@@ -44,10 +44,10 @@ class RoutedPartition:
     for a transaction. dropped: set once the partition is lost.
     """
 
-    def __init__(self, topic: str, number: int, order: Sequence[str], shape: str | None, ledger: Ledger) -> None:
+    def __init__(self, topic: str, number: int, order: Sequence[str], shape: str | None, changelog: Changelog) -> None:
         """Start with nothing read. `order`: of keys, as in the session rules. shape: see `decode`.
 
-        `ledger` is at the end of what `restore` will be given.
+        `changelog` is at the end of what `restore` will be given.
         """
         self.position: int | None = None
         self.last_record: tuple[int, int] | None = None
@@ -55,7 +55,7 @@ class RoutedPartition:
         self.waiting_bytes = 0
         self._origin = ("loggpt_route_topic", topic.encode()), ("loggpt_route_partition", b"%d" % number)
         self._shape = shape
-        self._ledger = ledger
+        self._changelog = changelog
         self._keys = Keys(order)
         self._owes = False
         self._begin_batch()
@@ -76,8 +76,7 @@ class RoutedPartition:
         """Go on where `changes` end: a snapshot and what came after it. Raises `UserError` where they do not fit."""
         applied(changes, self._keys.apply)
         if changes:
-            newest = changes[-1]
-            self.position, self.last_record = newest["position"], tuple(newest["last_record"] or ()) or None
+            self.position, self.last_record = place_of(changes[-1])
 
     def begin_at(self, position: int) -> None:
         """Read on at `position`, which is not where it was: a new group, or records that are gone."""
@@ -114,12 +113,14 @@ class RoutedPartition:
 
         From here on it counts as written. Where that fails, this object is of no more use: restore another one.
         """
-        if not self._owes or self.position is None:
+        if not (self._owes or self._changelog.format_due) or self.position is None:
             return None
-        snapshot = self._ledger.snapshot_due
+        snapshot = self._changelog.snapshot_due
         change = self._keys.everything() if snapshot else self._keys.changes()
-        change |= {"position": self.position, "last_record": self.last_record}
-        state = self._ledger.write(change, snapshot=snapshot)
+        change["position"] = self.position
+        if self.last_record is not None:
+            change["last_record"] = dict(zip(("offset", "timestamp_ms"), self.last_record, strict=True))
+        state = self._changelog.write(change, snapshot=snapshot)
         unsaved = Unsaved(
             self.position,
             state,

@@ -12,7 +12,7 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.kafka.health import Health, serve
 from loggpt_stream.kafka.membership import Membership
 from loggpt_stream.kafka.owner import Owner
@@ -22,6 +22,7 @@ from loggpt_stream.lines.record import as_record
 from loggpt_stream.logs import get_logger
 from loggpt_stream.route.metrics import RouteMetrics
 from loggpt_stream.route.partition import RoutedPartition, Unsaved
+from loggpt_stream.route.state_formats import STATE_FORMATS
 
 if TYPE_CHECKING:
     from aiokafka import TopicPartition
@@ -113,14 +114,14 @@ class Router:
     def owner(self, where: TopicPartition, *, small: bool) -> Owner[RoutedPartition, Unsaved]:  # noqa: ARG002 - a record is as small as it came
         """Return an owner of a partition that has not taken over yet."""
         settings = self.settings
-        ledger = Ledger(f"{settings.group} {settings.input_topic}")
-        partition = RoutedPartition(where.topic, where.partition, settings.key_order, settings.shape, ledger)
+        changelog = Changelog(f"{settings.group} {settings.input_topic}", STATE_FORMATS, self._group.state_format)
+        partition = RoutedPartition(where.topic, where.partition, settings.key_order, settings.shape, changelog)
 
         async def compose(unsaved: Unsaved) -> list[Outgoing | Bulk]:
             state = [Outgoing(settings.state_topic, message, where.partition) for message in unsaved.state]
             return [Bulk(settings.output_topic, unsaved.records, without_key=where.partition), *state]
 
-        return Owner(self._group.log_of(where, max_batch_size=_BATCH_BYTES), ledger, partition, compose)
+        return Owner(self._group.log_of(where, max_batch_size=_BATCH_BYTES), changelog, partition, compose)
 
     async def timestamp_ms(self, where: TopicPartition, offset: int) -> int | None:
         """Return the timestamp of an input record, or None where there is none at this offset."""

@@ -19,7 +19,8 @@ from loggpt_stream.daemon.batching import Closed, Waiting
 from loggpt_stream.daemon.early import SETTLE_S, EarlyLooks
 from loggpt_stream.daemon.partition import Meaning, Partition
 from loggpt_stream.daemon.scorer_thread import ScorerHungError, ScorerThread
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
+from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
@@ -78,7 +79,7 @@ class Bench:
     def __init__(self, scorer: Scorer, calibration: Calibration = CALIBRATION, *, every_s: float = 0.02) -> None:
         self.scorer = scorer
         meaning = Meaning(SessionRules(idle_gap_s=60), Masks(), "meaning", lambda: Judge(calibration))
-        self.partition = Partition("input", 0, meaning, Ledger("group input"))
+        self.partition = Partition("input", 0, meaning, Changelog("group input", STATE_FORMATS))
         self.partitions: dict[Any, Partition] = {0: self.partition}
         self.waiting = Waiting(batch_tokens=512, batch_wait_s=0.01)
         self.announced: list[Judged] = []

@@ -10,7 +10,8 @@ import pytest
 
 from loggpt_stream.alerts.alert import Judged
 from loggpt_stream.daemon.partition import Meaning, Partition
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
+from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
@@ -47,12 +48,12 @@ def partition(
     *,
     calibration: Calibration | None = None,
     fingerprint: str = "meaning",
-    ledger: Ledger | None = None,
+    changelog: Changelog | None = None,
 ) -> Partition:
     rules = SessionRules(idle_gap_s=20, max_future_s=max_future_s)
     kinds = calibration or Calibration({})
     meaning = Meaning(rules, Masks(), fingerprint, lambda: Judge(kinds, DriftMode.ADAPT))
-    return Partition("input", 0, meaning, ledger or Ledger("group input"))
+    return Partition("input", 0, meaning, changelog or Changelog("group input", STATE_FORMATS))
 
 
 def state(of: Partition) -> list[Message]:
@@ -64,9 +65,9 @@ def state(of: Partition) -> list[Message]:
 
 def restored(stored: list[Message], **change: Any) -> Partition:
     """Return a partition that knows nothing but what is stored."""
-    ledger = Ledger("group input")
-    again = partition(ledger=ledger, **change)
-    again.restore(ledger.read((each.key, each.value) for each in stored))
+    changelog = Changelog("group input", STATE_FORMATS)
+    again = partition(changelog=changelog, **change)
+    again.restore(changelog.read((each.key, each.value) for each in stored))
     return again
 
 

@@ -8,8 +8,9 @@ import pytest
 from aiokafka.errors import ProducerFenced
 
 from loggpt_stream.daemon.partition import Meaning, Partition, Unsaved
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
 from loggpt_stream.errors import UserError
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.kafka.owner import Owner
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.rules import SessionRules
@@ -29,9 +30,9 @@ class DamagedLog:
         self.confirmed = 0
 
     async def take_over(self) -> list[tuple[bytes | None, bytes | None]]:
-        ledger = Ledger("group input")
-        ledger.write({}, snapshot=True)
-        (change,) = ledger.write({}, snapshot=False)
+        changelog = Changelog("group input", STATE_FORMATS)
+        changelog.write({}, snapshot=True)
+        (change,) = changelog.write({}, snapshot=False)
         return [(change.key, change.value)]
 
     async def confirm(self) -> None:
@@ -54,9 +55,9 @@ async def no_messages(unsaved: Unsaved) -> list[Outgoing]:
 async def test_a_state_that_lacks_something_is_damaged_only_if_nobody_replaced_us(
     replaced: bool, raised: type[Exception]
 ) -> None:
-    log, ledger = DamagedLog(replaced=replaced), Ledger("group input")
+    log, changelog = DamagedLog(replaced=replaced), Changelog("group input", STATE_FORMATS)
     meaning = Meaning(SessionRules(), Masks(), "meaning", lambda: Judge(Calibration({})))
-    owner = Owner(log, ledger, Partition("input", 0, meaning, ledger), no_messages)
+    owner = Owner(log, changelog, Partition("input", 0, meaning, changelog), no_messages)
     with pytest.raises(raised):
         await owner.take_over()
     assert log.confirmed == 1
