@@ -3,7 +3,8 @@
 What runs is the daemon's own code from the record to the transaction (`Owner`, `Partition`, `Changelog`,
 `TransactionalLog`, sessions and decoding); simulated are Kafka, the scorer, the clock, and who believes to own the
 partition. Whatever happened, the committed scores must be those of one undisturbed pass over the input, and the
-committed dead letters its bad records: none missing, none twice, none different.
+committed dead letters its bad records: none missing, none twice, none different. Owners write their state in different
+formats, as in a rolling upgrade.
 
     python -m faults.simulation --histories 1000000     # until one fails: its seed is printed
     python -m faults.simulation --seed 4711              # that history again, told step by step
@@ -180,7 +181,10 @@ class Simulation:
 
     def _process(self) -> Process:
         meaning = Meaning(RULES, _MASKS, "meaning", lambda: Judge(Calibration({})))
-        changelog = Changelog("group input", STATE_FORMATS, most_changes=self.chance.choice((2, 5, 100)))
+        # A member of version 0.1.0 is in the group, or is not, or nobody knows.
+        wanted = self.chance.choice((1, 2, None))
+        most_changes = self.chance.choice((2, 5, 100))
+        changelog = Changelog("group input", STATE_FORMATS, lambda: wanted, most_changes=most_changes)
         partition = Partition("input", 0, meaning, changelog)
         place = TransactionalLog(
             _STATE,
