@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from testing.fork_server import Zygote
+from testing.fork_server import ForkServer
 from testing.kafka_server import create_topic, unique_name
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def own_process(arguments: list[str], log_path: Path) -> Process:
 
 
 @cache
-def zygote() -> Zygote:
+def fork_server() -> ForkServer:
     """Return the process that this test process's daemons are forked from; it ends with it."""
-    return Zygote().__enter__()
+    return ForkServer().__enter__()
 
 
 def fork(arguments: list[str], log_path: Path) -> Process:
@@ -108,22 +108,12 @@ def fork(arguments: list[str], log_path: Path) -> Process:
 
     What a process does after its last line of Python cannot be seen of it: it ends at once.
     """
-    return zygote().start(arguments, log_path)
+    return fork_server().start(arguments, log_path)
 
 
 def with_fault(fault: str) -> Callable[[list[str], Path], Process]:
-    """Return what starts a daemon's process that runs this code first, to make something of its own misbehave."""
-
-    def start(arguments: list[str], log_path: Path) -> Process:
-        program = f"{fault}\nimport sys, loggpt_stream.cli\nsys.exit(loggpt_stream.cli.main())"
-        with log_path.open("wb") as log:
-            return subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", sys.executable, "-c", program, *arguments],
-                stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-
-    return start
+    """Return what forks a daemon that runs this code first, to make something of its own misbehave."""
+    return lambda arguments, log_path: fork_server().start(arguments, log_path, first=fault)
 
 
 class DaemonProcess:
@@ -213,14 +203,10 @@ class DaemonProcess:
 
 
 class RouteProcess(DaemonProcess):
-    """`loggpt-stream route`, likewise, as a process of its own: it is to do without PyTorch."""
+    """`loggpt-stream route`, likewise."""
 
     command: tuple[str, ...] = ("route",)
     starting = "route_starting"
-
-    def __init__(self, folder: Path, flags: Iterable[str]) -> None:
-        """Start it. `flags` come after the ones that every test wants."""
-        super().__init__(folder, flags, start=own_process)
 
 
 def _get(url: str) -> tuple[int, str]:

@@ -14,6 +14,8 @@ from testing.kafka_server import KafkaServer, missing_programs
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
+    from testing.fork_server import ForkServer
+
 _BROKER_LOG_LINES = 40
 _LONGEST = (
     "test_cases_06_to_13.py",
@@ -67,6 +69,14 @@ def kafka(kafka_programs: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
     del kafka_programs
     with KafkaServer(tmp_path_factory.mktemp("kafka")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> ForkServer:
+    """Give what this test process's daemons are forked from."""
+    from testing import daemon_process  # noqa: PLC0415 - it imports much that most tests do without
+
+    return daemon_process.fork_server()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

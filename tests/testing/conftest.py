@@ -6,17 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from testing import daemon_process
 from testing.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
     from loggpt_stream.model.bundle import Bundle
-    from testing.fork_server import Zygote
-
-
-@pytest.fixture(scope="session")
-def zygote() -> Zygote:
-    return daemon_process.zygote()
 
 
 @pytest.fixture(scope="session")
