@@ -106,6 +106,7 @@ def test_an_uncalibrated_bundle_writes_no_alerts(bundle: Bundle) -> None:
         AlertWriter(replace(bundle, calibration=None), "prod")
 
 
+@pytest.mark.slow
 @given(
     text=st.text(max_size=200),
     times_s=st.tuples(st.floats(-1e15, 1e15), st.floats(-1e15, 1e15)),
