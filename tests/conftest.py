@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from testing.kafka_server import KafkaServer, missing_programs
 
@@ -30,6 +31,11 @@ _LONGEST = (
     "test_cli.py",
     "test_no_secret_shown.py",
 )
+
+
+# How long an example takes depends on what else the machine does; each test has its time limit.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)
