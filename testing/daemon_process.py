@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _START_TIMEOUT_S = 90.0
+_DECIDED_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,13 +232,25 @@ async def produce(
 
 
 async def read_all(bootstrap: str, topic: str) -> list[Any]:
-    """Return every committed record of a topic."""
-    async with AIOKafkaConsumer(
-        topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", isolation_level="read_committed"
-    ) as consumer:
+    """Return every committed record of a topic.
+
+    A producer knows that it has committed before the markers of its transaction are written: what is undecided at the
+    call is waited for, at most `_DECIDED_WITHIN_S`, since a test may have left a transaction open.
+    """
+    async with (
+        AIOKafkaConsumer(topic, bootstrap_servers=bootstrap) as everything,
+        AIOKafkaConsumer(
+            topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", isolation_level="read_committed"
+        ) as consumer,
+    ):
         partitions = sorted(consumer.assignment())
         assert partitions
+        written = await everything.end_offsets(partitions)
+        deadline_s = time.monotonic() + _DECIDED_WITHIN_S
         ends = await consumer.end_offsets(partitions)
+        while any(ends[each] < written[each] for each in partitions) and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.05)
+            ends = await consumer.end_offsets(partitions)
         await consumer.seek_to_beginning(*partitions)
         records: list[Any] = []
         while any([await consumer.position(each) < ends[each] for each in partitions]):
