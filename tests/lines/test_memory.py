@@ -99,6 +99,7 @@ def restore(snapshot: dict[str, Any]) -> Tables:
     return restored.tables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sessions", "lines", "traceback"), [(1_500, 10, ()), (4_000, 1, ()), (400, 2, TRACEBACK * 8)])
 def test_memory_of_open_sessions_is_what_is_counted_live_and_restored(
     sessions: int, lines: int, traceback: tuple[str, ...]

@@ -140,6 +140,7 @@ def recorded() -> list[tuple[int, Event]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_in_a_recording_restarts_change_no_session_and_no_line_with_its_traceback(seed: int) -> None:
     chance = random.Random(seed)

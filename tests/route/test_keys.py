@@ -169,6 +169,7 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
         restored([message])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [4, 16])
 def test_routed_partitions_give_every_session_of_one_partition_line_by_line(count: int) -> None:
     records = recorded("nova34.log.xz")
