@@ -39,7 +39,13 @@ _START_TIMEOUT_S: Final = 180.0
 _FORK_TIMEOUT_S: Final = 30.0
 _REPO: Final = Path(__file__).parent.parent
 # Imported before the first fork. What a daemon imports only when it runs is here too.
-_PRELOAD: Final = ("loggpt_stream.cli", "loggpt_stream.commands.run", "loggpt_stream.commands.doctor")
+_PRELOAD: Final = (
+    "loggpt_stream.cli",
+    "loggpt_stream.commands.run",
+    "loggpt_stream.daemon.process",
+    "loggpt_stream.commands.doctor",
+    "loggpt_stream.checks.kafka",
+)
 
 
 class Fork:
