@@ -20,7 +20,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -197,6 +196,8 @@ def _keys(cls: type[BaseSettings]) -> set[str]:
 
 def _readable(file: Path) -> Path:
     """Return `file` if it is one of settings. No message quotes it: a password may stand there."""
+    import yaml  # noqa: PLC0415 - a tenth of a second, where there is a file
+
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:

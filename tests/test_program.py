@@ -118,7 +118,7 @@ def test_a_file_may_be_named_like_a_command(tmp_path: Path, monkeypatch: pytest.
     ],
 )
 def test_the_tab_key_completes_commands_and_flags(line: str, offered: set[str], hidden: set[str]) -> None:
-    name = line.split()[0]
+    name = line.split(maxsplit=1)[0]
     # As bash does: it loads what we print, and calls the function that this names for the program.
     script = f"""
 eval "$({BIN}/loggpt-stream completion bash)"
