@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -35,7 +36,8 @@ Every setting may also stand in a YAML file (--config, see configs/trainer.yaml)
 
 
 def _run(settings: TrainerSettings) -> int:
-    settings.require_files(settings.labels)
+    if "RANK" not in os.environ:  # of several processes (torchrun), the first tells it for all
+        settings.require_files(settings.labels)
     from trainer.train import train  # noqa: PLC0415 - PyTorch takes seconds to load
 
     train(settings)
