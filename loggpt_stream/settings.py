@@ -99,7 +99,7 @@ class Parser(argparse.ArgumentParser):
     """Tells a mistake in the flags as any other mistake is told, and shows no value: it may be a secret."""
 
     def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog, description=description, formatter_class=_Formatter, allow_abbrev=False)
+        super().__init__(prog, f"{prog} [flags]", description, formatter_class=_Formatter, allow_abbrev=False)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override] # noqa: ANN401 - argparse's
         """Return what the flags say. Raises `UserError` for what is no flag."""

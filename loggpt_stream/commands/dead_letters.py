@@ -18,7 +18,7 @@ Records that hold no log event go to the dead letter topic: as they came, with t
   loggpt-stream dead-letters list --config configs/daemon.yaml        one by one, newest last
   loggpt-stream dead-letters reinject --config configs/daemon.yaml    back to the input topic, once the cause is mended
 
-Each takes the daemon's own settings, and picks with --reason, --partition, --from-offset and --to-offset.
+Each reads the daemon's own file and environment, and picks with --reason, --partition, --from-offset and --to-offset.
 Each has a --help with examples."""
 
 _LIST_HELP: Final = """\
