@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.quality_cases import CASES, SEEDS
 from benchmarks.quality_fit import Fit, blind, fitted
 from calibrate.curves import counts_at
-from calibrate.kinds import Wishes, calibrate_kinds
+from calibrate.per_kind import CalibrationRequest, calibrate_kinds
 from calibrate.settings import CONTAMINATION
 from loggpt_stream.model import statistics
 
@@ -96,13 +96,15 @@ def _draws(
             for asked in _ASKED:
                 for way, (contamination, context) in _WAYS.items():
                     with context():
-                        row = _judged(blind(drawn), judged, Wishes(asked, contamination))
+                        row = _judged(blind(drawn), judged, CalibrationRequest(asked, contamination))
                     found.setdefault((asked, share, way), []).append(row)
     return found
 
 
-def _judged(drawn: Sequence[ScoredSession], judged: Sequence[ScoredSession], wishes: Wishes) -> tuple[float, float]:
-    calibration = calibrate_kinds(drawn, wishes, labelled=False).kinds[0].calibration
+def _judged(
+    drawn: Sequence[ScoredSession], judged: Sequence[ScoredSession], request: CalibrationRequest
+) -> tuple[float, float]:
+    calibration = calibrate_kinds(drawn, request, labelled=False).kinds[0].calibration
     scores_N = np.array([calibration.score(each.statistics) for each in judged])
     truth_N = np.array([bool(each.truth) for each in judged])
     counts = counts_at(scores_N, truth_N, np.array([calibration.threshold]))

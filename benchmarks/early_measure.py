@@ -48,7 +48,7 @@ def announced(
         if early is None:
             raise ValueError(f"{kind} is not judged early")
         found["promised"] = early.false_alarm_rate
-        index = first_alarm(score.line_losses_L, new_unseen(session.texts, scorer.books[kind]), early)
+        index = first_alarm(score.line_losses_L, new_unseen(session.texts, scorer.line_frequencies[kind]), early)
         judge.judge(kind, each.statistics)
         at_s = math.inf if index is None else _seen_s(session.lines[index].time_s)
         if at_s >= session.closed_s:

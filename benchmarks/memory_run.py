@@ -102,7 +102,7 @@ def soon_steady(bundle: Path, path: Path) -> Path:
     """
     given = load_bundle(bundle)
     rules = replace(
-        given.meaning.session_rules,
+        given.preprocessing.session_rules,
         key_order=("instance", "instance_in_text", "request_instance"),
         idle_gap_s=60.0,
         grace_s=10.0,
@@ -113,8 +113,8 @@ def soon_steady(bundle: Path, path: Path) -> Path:
         path,
         model=given.model(),
         tokenizer=given.tokenizer().tokenizer,
-        meaning=replace(given.meaning, session_rules=rules),
-        books=given.books(),
+        preprocessing=replace(given.preprocessing, session_rules=rules),
+        line_frequencies=given.line_frequencies(),
         training=given.training,
         used_sessions=given.used_sessions,
     )

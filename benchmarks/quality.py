@@ -1,8 +1,8 @@
 """`make quality`: how well the detector detects, measured by a fixed protocol, in one table.
 
-Vocabulary, tokenizer, books and model come from split=train; thresholds, and what combination decides, from val, or
-without labels from the sessions that the trainer held out; test (and nova34's second day) is scored once. Each figure
-is the mean of three seeds. Needs the data sets of ../shared/data; cases whose data is not there are skipped.
+Vocabulary, tokenizer, line frequencies and model come from split=train; thresholds, and what combination decides, from
+val, or without labels from the sessions that the trainer held out; test (and nova34's second day) is scored once. Each
+figure is the mean of three seeds. Needs the data sets of ../shared/data; cases whose data is not there are skipped.
 
     python -m benchmarks.quality                        everything: about an hour on two cores
     python -m benchmarks.quality --variant default      without the ablations

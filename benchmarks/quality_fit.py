@@ -18,7 +18,7 @@ from benchmarks.quality_cases import CASES, VARIANTS, WITH_TAIL, read_case, spli
 from benchmarks.reinforce import reinforce
 from calibrate.baselines import baseline_scores
 from calibrate.curves import auc_roc, average_precision, counts_at, detection_metrics, rate_interval
-from calibrate.kinds import Wishes, calibrate_kinds, candidate_scales, scores_of
+from calibrate.per_kind import CalibrationRequest, calibrate_kinds, candidate_scales, scores_of
 from calibrate.sessions import score_sessions
 from calibrate.threshold import best_f1_cut, score_spread
 from loggpt_stream.history.corpus import Corpus
@@ -46,12 +46,12 @@ CONTAMINATIONS: Final = (0.0, 0.01, 0.05, 0.1)
 DRAWS: Final = 20
 # Held out by the trainer, of the splits, of the later recording, and failures that no split chooses or measures by.
 ROLES: Final = ("held", "val", "test", "later", "failures")
-# The digest's loss without that of its end, which is no statistic of ours.
-_DIGEST_LINES: Final = "digest_lines_loss"
+# The line set's loss without that of its end, which is no statistic of ours.
+_LINE_SET_LINES: Final = "digest_lines_loss"
 
 
 def _without_end(members: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(_DIGEST_LINES if each == "digest_loss" else each for each in members if each != "digest_end_loss")
+    return tuple(_LINE_SET_LINES if each == "digest_loss" else each for each in members if each != "digest_end_loss")
 
 
 # Combinations beyond those that calibration offers, for the table of what each statistic is worth.
@@ -181,13 +181,13 @@ def _score(
 
 
 def _score_all(sessions: Sequence[Session], scorer: Scorer, labels: Labels) -> list[ScoredSession]:
-    """Score sessions, and add the digest's loss without its end."""
+    """Score sessions, and add the line set's loss without its end."""
     found = score_sessions(sessions, scorer, labels, "failed")
     for each in found:
         if "digest_loss" in each.statistics:
             lines = len(set(each.session.texts))
             summed = each.statistics["digest_loss"] * (lines + 1) - each.statistics["digest_end_loss"]
-            each.statistics[_DIGEST_LINES] = summed / lines
+            each.statistics[_LINE_SET_LINES] = summed / lines
     return found
 
 
@@ -214,7 +214,7 @@ def _measure(scored: Scored, labels: Labels, case: Case, seed: int) -> dict[str,
     for name, members in MORE.items():
         if all(each in single for each in members):
             scales[name] = {each: single[each] for each in members}
-    chosen = calibrate_kinds(val, Wishes(), labelled=True).kinds[0].calibration
+    chosen = calibrate_kinds(val, CalibrationRequest(), labelled=True).kinds[0].calibration
     combinations = {name: _with_labels(val, test, of, groups, seed) for name, of in scales.items() if of}
     return {
         "chosen": chosen.combination,
@@ -285,10 +285,10 @@ def _metrics(
 def _baselines(scored: Scored, kind: str) -> dict[str, Any]:
     """Return the simple detectors on the same split: fitted on train, threshold on val, measured on test."""
     val, test = scored.by_role["val"], scored.by_role["test"]
-    book = scored.scorer.books[kind]
+    frequencies = scored.scorer.line_frequencies[kind]
     typical = float(np.median([len(each.session.lines) for each in scored.by_role["held"]]))
     rows = {
-        role: [baseline_scores(each.session, book, typical) for each in members]
+        role: [baseline_scores(each.session, frequencies, typical) for each in members]
         for role, members in (("val", val), ("test", test))
     }
     found = {}
@@ -352,7 +352,9 @@ def _by_length(scored: Scored) -> list[dict[str, Any]]:
 
 def _calibrated_blind(scored: Scored, asked: float) -> KindCalibration:
     """Calibrate on the trainer's held-out sessions alone, their labels unused."""
-    return calibrate_kinds(blind(scored.by_role["held"]), Wishes(asked), labelled=False).kinds[0].calibration
+    return (
+        calibrate_kinds(blind(scored.by_role["held"]), CalibrationRequest(asked), labelled=False).kinds[0].calibration
+    )
 
 
 def _label_free(scored: Scored) -> list[dict[str, Any]]:
@@ -376,7 +378,7 @@ def _contaminated(scored: Scored, seed: int) -> list[dict[str, Any]]:
     """
     found = []
     for share in CONTAMINATIONS:
-        for believed in (Wishes().contamination, 0.15, 0.0):
+        for believed in (CalibrationRequest().contamination, 0.15, 0.0):
             draw = random.Random(seed)  # noqa: S311 - nothing is hidden by it
             rows = [
                 _seen(_calibrated_with(scored, share, believed, draw), scored.by_role["test"]) for _ in range(DRAWS)
@@ -393,7 +395,7 @@ def _calibrated_with(scored: Scored, share: float, believed: float, draw: random
     # Less than one failure in so few sessions is one in some of the draws.
     failures = draw.sample(scored.by_role["failures"], int(count) + (draw.random() < count % 1))
     members = blind([*held, *failures])
-    return calibrate_kinds(members, Wishes(ASKED[-1], believed), labelled=False).kinds[0].calibration
+    return calibrate_kinds(members, CalibrationRequest(ASKED[-1], believed), labelled=False).kinds[0].calibration
 
 
 def _seen(

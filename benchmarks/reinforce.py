@@ -67,9 +67,14 @@ def _batches(scorer: Scorer, sessions: Sequence[Session]) -> Iterator[Tensor]:
     """Yield the distinct windows of the sessions in random order, those of one length together (ids_BT)."""
     by_length: dict[int, dict[tuple[int, ...], None]] = {}
     for session in sessions:
-        book = scorer.books[session.kind]
+        frequencies = scorer.line_frequencies[session.kind]
         cut = windows(
-            session.kind, session.texts, scorer.tokenizer, scorer.context_tokens, passes=scorer.passes, book=book
+            session.kind,
+            session.texts,
+            scorer.tokenizer,
+            scorer.context_tokens,
+            passes=scorer.passes,
+            frequencies=frequencies,
         )
         for window in cut:
             # Of fewer tokens, there is nothing to write and then to foretell.

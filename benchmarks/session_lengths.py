@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.quality_cases import CASES, VARIANTS, read_case, split_of
-from calibrate.kinds import Wishes, calibrate_kinds
+from calibrate.per_kind import CalibrationRequest, calibrate_kinds
 from calibrate.sessions import score_sessions
 from loggpt_stream.history.corpus import Corpus
 from loggpt_stream.model.bundle import load_bundle
@@ -104,7 +104,7 @@ def _fitted(case: Case, learned: list[Session]) -> tuple[Scorer, list[ScoredSess
 
 
 def _calibrated(held: list[ScoredSession], asked: float, contamination: float) -> KindCalibration:
-    return calibrate_kinds(held, Wishes(asked, contamination), labelled=False).kinds[0].calibration
+    return calibrate_kinds(held, CalibrationRequest(asked, contamination), labelled=False).kinds[0].calibration
 
 
 def _by_length(judged: list[ScoredSession], calibration: KindCalibration) -> str:

@@ -14,8 +14,8 @@ import torch
 
 from calibrate.curves import detection_metrics, most_shared_score
 from calibrate.evaluation import groups_of
-from calibrate.facts import same_score
-from calibrate.kinds import POOR_AUC, candidate_scales, choose_combination, figures_of, is_collapsed, scores_of
+from calibrate.measurements import same_score
+from calibrate.per_kind import POOR_AUC, candidate_scales, choose_combination, figures_of, is_collapsed, scores_of
 from calibrate.sessions import DIAGNOSE, printable
 from loggpt_stream.errors import UserError
 from loggpt_stream.model.statistics import COMBINED, FROM_MODEL
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from calibrate.curves import SharedScore
-    from calibrate.facts import CommonCause, Leakage, LineFacts, LossProfile
-    from calibrate.kinds import CalibratedKind
+    from calibrate.measurements import CommonCause, Leakage, LineMeasurements, LossProfile
+    from calibrate.per_kind import CalibratedKind
     from calibrate.sessions import ScoredSession
     from loggpt_stream.model.calibration import KindCalibration
     from loggpt_stream.model.statistics import AnyScale
@@ -144,7 +144,7 @@ class Diagnosis:
     findings: list[Finding]
     kinds: list[JudgedKind] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
-    lines: LineFacts | None = None
+    lines: LineMeasurements | None = None
     losses: LossProfile | None = None
     leakage: Leakage | None = None
 
@@ -270,20 +270,20 @@ def loss_findings(profile: LossProfile) -> list[Finding]:
     return found
 
 
-def line_findings(facts: LineFacts) -> list[Finding]:
+def line_findings(measured: LineMeasurements) -> list[Finding]:
     """Find lines that the vocabulary does not hold, and those that are cut so that what differs in them is lost."""
     found = []
-    pieces, cut = facts.in_pieces / facts.lines, facts.cut / facts.lines
-    in_pieces = f"{facts.in_pieces:,} of {facts.lines:,} lines ({pieces:.1%}) are no token of their own"
-    example = (f"in pieces, for example: {printable(facts.pieces_example)}",) if facts.pieces_example else ()
-    if facts.full and pieces > LARGE_SHARE:
+    pieces, cut = measured.in_pieces / measured.lines, measured.cut / measured.lines
+    in_pieces = f"{measured.in_pieces:,} of {measured.lines:,} lines ({pieces:.1%}) are no token of their own"
+    example = (f"in pieces, for example: {printable(measured.pieces_example)}",) if measured.pieces_example else ()
+    if measured.full and pieces > LARGE_SHARE:
         found.append(
             Finding(
                 VOCABULARY_FULL,
                 "warning",
                 "",
-                f"The vocabulary of {facts.vocabulary_size:,} tokens is full, {facts.whole_tokens:,} of them whole "
-                f"lines, and {in_pieces}, so they fall into pieces.",
+                f"The vocabulary of {measured.vocabulary_size:,} tokens is full, {measured.whole_tokens:,} of them "
+                f"whole lines, and {in_pieces}, so they fall into pieces.",
                 "Training had more lines than there was room for. A line in pieces costs a multiple of a whole one "
                 "however ordinary it is, and is cut where it is long: ordinary sessions look odd, and odd ones alike.",
                 "Train again with a larger --tokenizer.vocabulary-size; if masks leave ids or numbers in the lines, "
@@ -298,7 +298,7 @@ def line_findings(facts: LineFacts) -> list[Finding]:
                 "warning",
                 "",
                 f"{in_pieces}: the model never saw them in training"
-                + ("." if facts.full is False else ", or its vocabulary had no room for them."),
+                + ("." if measured.full is False else ", or its vocabulary had no room for them."),
                 "These logs are not those that it was trained on: another service, release, log format or language, or "
                 "ids and numbers that the masks leave in. Each such line costs about a hundred nats, and drowns the "
                 "rest.",
@@ -307,33 +307,33 @@ def line_findings(facts: LineFacts) -> list[Finding]:
             )
         )
     if cut > CUT_SHARE:
-        long_D = facts.lengths_D > facts.max_line_tokens
-        lengths = np.repeat(facts.lengths_D[long_D], facts.times_D[long_D])
+        long_D = measured.lengths_D > measured.max_line_tokens
+        lengths = np.repeat(measured.lengths_D[long_D], measured.times_D[long_D])
         found.append(
             Finding(
                 CUT_LINES,
                 "warning",
                 "",
-                f"{facts.cut:,} of {facts.lines:,} lines ({cut:.1%}) are cut at {facts.max_line_tokens} tokens; uncut "
-                f"they have {np.median(lengths):.0f} in the median, {lengths.max():,} at most.",
+                f"{measured.cut:,} of {measured.lines:,} lines ({cut:.1%}) are cut at {measured.max_line_tokens} "
+                f"tokens; uncut they have {np.median(lengths):.0f} in the median, {lengths.max():,} at most.",
                 "Lines that are no token of their own are read in pieces, up to --tokenizer.max-line-tokens of them. "
                 "What stands behind the cut is not seen.",
                 "Train again with a larger --tokenizer.max-line-tokens, or a larger --tokenizer.vocabulary-size so "
                 "that these lines become whole tokens.",
-                (f"cut, for example: {printable(facts.cut_example)}",),
+                (f"cut, for example: {printable(measured.cut_example)}",),
             )
         )
-    if facts.alike >= SOME and facts.alike > CUT_SHARE * facts.sessions:
+    if measured.alike >= SOME and measured.alike > CUT_SHARE * measured.sessions:
         found.append(
             Finding(
                 CUT_ALIKE,
-                "fatal" if facts.alike > MOST * facts.sessions else "warning",
+                "fatal" if measured.alike > MOST * measured.sessions else "warning",
                 "",
-                f"{facts.alike:,} of {facts.sessions:,} sessions that read differently are the same tokens as another "
-                f"one, because lines are cut at {facts.max_line_tokens} tokens.",
+                f"{measured.alike:,} of {measured.sessions:,} sessions that read differently are the same tokens as "
+                f"another one, because lines are cut at {measured.max_line_tokens} tokens.",
                 "They differ only behind the cut, where the model does not look: they cannot have different scores.",
                 "Train again with a larger --tokenizer.max-line-tokens.",
-                (f"cut, for example: {printable(facts.cut_example)}",) if facts.cut_example else (),
+                (f"cut, for example: {printable(measured.cut_example)}",) if measured.cut_example else (),
             )
         )
     return found

@@ -18,10 +18,10 @@ from calibrate.curves import (
     most_shared_score,
     rate_interval,
 )
-from calibrate.kinds import is_collapsed, scores_of
+from calibrate.per_kind import is_collapsed, scores_of
 from calibrate.sessions import by_kind
 from loggpt_stream.errors import UserError
-from loggpt_stream.model.book import EMPTY
+from loggpt_stream.model.line_frequencies import EMPTY
 from loggpt_stream.model.statistics import FROM_MODEL
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from calibrate.sessions import ScoredSession
     from loggpt_stream.history.labels import Labels
     from loggpt_stream.lines.session import Session
-    from loggpt_stream.model.book import LineBook
     from loggpt_stream.model.calibration import Calibration, KindCalibration
+    from loggpt_stream.model.line_frequencies import LineFrequencies
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,13 @@ def evaluate_kinds(
     calibration: Calibration,
     groups: dict[int, str],
     *,
-    books: Mapping[str, LineBook],
+    line_frequencies: Mapping[str, LineFrequencies],
     seed: int,
 ) -> Evaluation:
     """Compare the verdicts with the truth, kind by kind.
 
-    groups: what belongs together, by session fingerprint. books: of the training sessions, for the simple detectors.
+    groups: what belongs together, by session fingerprint. line_frequencies: of the training sessions, for the simple
+    detectors.
 
     Raises `UserError` where no kind is both calibrated and labelled.
     """
@@ -99,8 +100,8 @@ def evaluate_kinds(
             left_out[kind] = f"{len(members)} sessions: none has a label"
         else:
             groups_N = [groups[each.session.fingerprint()] for each in known]
-            book = books.get(kind, EMPTY)
-            evaluated = _evaluate(kind, known, calibration.kinds[kind], groups_N, book=book, seed=seed)
+            frequencies = line_frequencies.get(kind, EMPTY)
+            evaluated = _evaluate(kind, known, calibration.kinds[kind], groups_N, frequencies=frequencies, seed=seed)
             found.append(replace(evaluated, unlabelled=len(members) - len(known)))
     if not found:
         reasons = "; ".join(f"{kind}: {reason}" for kind, reason in left_out.items())
@@ -125,7 +126,7 @@ def _evaluate(
     calibration: KindCalibration,
     groups_N: Sequence[str],
     *,
-    book: LineBook,
+    frequencies: LineFrequencies,
     seed: int,
 ) -> KindEvaluation:
     scores_N = np.array([calibration.score(each.statistics) for each in known])
@@ -133,7 +134,7 @@ def _evaluate(
     contents = [each.content for each in known]
     metrics = detection_metrics(scores_N, truth_N, calibration.threshold, groups_N, seed=seed)
     flagged = np.flatnonzero(scores_N > calibration.threshold)
-    # The model has to tell sessions apart by itself: what the book of lines adds would hide that it does not.
+    # The model has to tell sessions apart by itself: what the frequencies of lines adds would hide that it does not.
     of_model = {name: scale for name, scale in calibration.scales.items() if name in FROM_MODEL} or calibration.scales
     said_N = scores_of(known, of_model)
     shared = most_shared_score(said_N, contents)
@@ -144,7 +145,7 @@ def _evaluate(
         calibration=calibration,
         metrics=metrics,
         observed_interval=observed_interval,
-        baselines=_baselines([each.session for each in known], truth_N, book),
+        baselines=_baselines([each.session for each in known], truth_N, frequencies),
         shared=shared,
         shared_flagged=shared_flagged,
         warnings=_warnings(metrics, calibration, observed_interval, shared, shared_flagged),
@@ -153,10 +154,10 @@ def _evaluate(
     )
 
 
-def _baselines(sessions: Sequence[Session], truth_N: np.ndarray, book: LineBook) -> list[Baseline]:
+def _baselines(sessions: Sequence[Session], truth_N: np.ndarray, frequencies: LineFrequencies) -> list[Baseline]:
     # The median of the very sessions that are judged: no labels in it, but it favours the length a little.
     typical_lines = float(np.median([len(session.lines) for session in sessions]))
-    each_scores = [baseline_scores(session, book, typical_lines) for session in sessions]
+    each_scores = [baseline_scores(session, frequencies, typical_lines) for session in sessions]
     found = []
     for name in each_scores[0]:
         scores_N = np.array([scores[name] for scores in each_scores])

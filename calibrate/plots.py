@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from calibrate.diagnosis import JudgedKind
     from calibrate.evaluation import KindEvaluation
-    from calibrate.facts import LineFacts, LossProfile
-    from calibrate.kinds import CalibratedKind
+    from calibrate.measurements import LineMeasurements, LossProfile
+    from calibrate.per_kind import CalibratedKind
 
 # Told apart by the colour-blind, and in grey print.
 NORMAL: Final = "#4477aa"
@@ -70,7 +70,7 @@ def diagnosed_scores(kind: JudgedKind, path: Path) -> None:
     _save(figure, path)
 
 
-def diagnosed_tokens(losses: LossProfile, lines: LineFacts, path: Path) -> None:
+def diagnosed_tokens(losses: LossProfile, lines: LineMeasurements, path: Path) -> None:
     """Draw what tokens cost, against guessing, and how many tokens lines have, against where they are cut."""
     figure, (left, right) = _figure(2, square=True)
     left.hist(losses.losses_N, _BINS, color=NORMAL, alpha=0.65, label=f"tokens ({len(losses.losses_N):,})")

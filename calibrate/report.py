@@ -17,7 +17,7 @@ import orjson
 from calibrate import plots
 from calibrate.curves import CONFIDENCE, RESAMPLES, auc_roc, counts_at, most_shared_score, sweep_thresholds
 from calibrate.evaluation import promised_interval
-from calibrate.kinds import is_collapsed
+from calibrate.per_kind import is_collapsed
 from calibrate.sessions import printable, told
 from loggpt_stream.model.statistics import COMBINATIONS, COMBINED
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from calibrate.diagnosis import Diagnosis, Finding, JudgedKind
     from calibrate.evaluation import Baseline, Evaluation, KindEvaluation
-    from calibrate.facts import Leakage, LineFacts, LossProfile
-    from calibrate.kinds import CalibratedKind, Outcome, StatisticFigures
+    from calibrate.measurements import Leakage, LineMeasurements, LossProfile
+    from calibrate.per_kind import CalibratedKind, CalibrationOutcome, StatisticFigures
     from calibrate.sessions import ScoredSession, Selection, Traffic
     from loggpt_stream.model.bundle import Bundle
 
@@ -40,7 +40,9 @@ _SHORT_S: Final = 86400.0
 _HOW_SURE: Final = {"conformal": " at most, on average", "robust_tail": " (modelled)", "tail_model": " (modelled)"}
 
 
-def write_calibration(directory: Path, outcome: Outcome, selection: Selection, saved: Bundle, origin: str) -> None:
+def write_calibration(
+    directory: Path, outcome: CalibrationOutcome, selection: Selection, saved: Bundle, origin: str
+) -> None:
     """Write figures, sweep, thresholds and text of a calibration. `origin`: which sessions took part, in words."""
     directory.mkdir(parents=True, exist_ok=True)
     _remove_figures(directory, "loss_distribution", "roc_curve", "precision_recall_curve")
@@ -61,7 +63,7 @@ def write_calibration(directory: Path, outcome: Outcome, selection: Selection, s
     (directory / "calibration_report.md").write_text(text + "\n")
 
 
-def calibration_summary(outcome: Outcome, selection: Selection) -> Iterator[str]:
+def calibration_summary(outcome: CalibrationOutcome, selection: Selection) -> Iterator[str]:
     """Yield the lines that the command prints."""
     for kind in outcome.kinds:
         calibration = kind.calibration
@@ -155,7 +157,7 @@ def _remove_figures(directory: Path, *stems: str) -> None:
             file.unlink(missing_ok=True)
 
 
-def _write_sweep(path: Path, outcome: Outcome) -> None:
+def _write_sweep(path: Path, outcome: CalibrationOutcome) -> None:
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(SWEEP_COLUMNS)
@@ -188,7 +190,7 @@ def _plain(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
-def _calibration_text(outcome: Outcome, selection: Selection, saved: Bundle, origin: str) -> Iterator[str]:
+def _calibration_text(outcome: CalibrationOutcome, selection: Selection, saved: Bundle, origin: str) -> Iterator[str]:
     yield "# Calibration report"
     yield ""
     yield _bundle_line(saved)
@@ -503,7 +505,7 @@ def _diagnosis_text(diagnosis: Diagnosis, selection: Selection, bundle: Bundle) 
         yield from (f"- **{name}** was not looked at: {reason}." for name, reason in diagnosis.left_out.items())
     if diagnosis.losses and diagnosis.lines and diagnosis.leakage:
         yield ""
-        yield from _facts_text(diagnosis.losses, diagnosis.lines, diagnosis.leakage)
+        yield from _measurements_text(diagnosis.losses, diagnosis.lines, diagnosis.leakage)
     yield ""
     yield "## Files"
     yield ""
@@ -545,7 +547,7 @@ def _judged_table(kinds: Sequence[JudgedKind]) -> Iterator[str]:
             yield f"| {kind.kind} | threshold {kind.threshold:.4f}: {above:,} above | | | | | | | |"
 
 
-def _facts_text(losses: LossProfile, lines: LineFacts, leakage: Leakage) -> Iterator[str]:
+def _measurements_text(losses: LossProfile, lines: LineMeasurements, leakage: Leakage) -> Iterator[str]:
     low, median, high = np.quantile(losses.losses_N, [0.05, 0.5, 0.95]).tolist()
     yield (
         f"- Losses of {len(losses.losses_N):,} tokens: .05 quantile {low:.4g} nats, median {median:.4g}, .95 quantile "

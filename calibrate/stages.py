@@ -23,8 +23,8 @@ from calibrate.diagnosis import (
     weight_findings,
 )
 from calibrate.evaluation import evaluate_kinds, groups_of
-from calibrate.facts import LineFacts, LossProfile, common_cause, find_leakage
-from calibrate.kinds import Wishes, calibrate_kinds, unusable
+from calibrate.measurements import LineMeasurements, LossProfile, common_cause, find_leakage
+from calibrate.per_kind import CalibrationRequest, calibrate_kinds, unusable
 from calibrate.sessions import NotFiniteError, by_kind, held_out_sessions, refuse_known, score_sessions, select
 from calibrate.settings import DEFAULT_FALSE_ALARM_RATE
 from loggpt_stream.errors import UserError
@@ -72,14 +72,14 @@ def calibrate(settings: CalibrateSettings) -> int:
     refuse_fatal(weight_findings(dict(scorer.model.named_parameters())))
     scored = score_sessions(selection.sessions, scorer, labels, settings.anomaly_column)
     rate = settings.false_alarm_rate or _rate_of(settings.alerts_per_day, selection.traffic)
-    wishes = Wishes(
+    request = CalibrationRequest(
         rate,
         settings.contamination,
         settings.cost_miss,
         settings.cost_false_alarm,
         settings.early_false_alarm_rate,
     )
-    outcome = calibrate_kinds(scored, wishes, labelled=labels is not None)
+    outcome = calibrate_kinds(scored, request, labelled=labels is not None)
     taken = [each for kind in outcome.kinds for each in kind.sessions]
     refuse_fatal(loss_findings(_losses(taken, scorer)))
     refuse_fatal(line_findings(_lines(taken, scorer, bundle)))
@@ -114,7 +114,9 @@ def evaluate(settings: EvaluateSettings) -> int:
     )
     scored = score_sessions(selection.sessions, _scorer(settings, bundle), labels, settings.anomaly_column)
     groups = groups_of(selection.sessions, labels, settings.group_column)
-    evaluation = evaluate_kinds(scored, bundle.calibration, groups, books=bundle.books(), seed=settings.seed)
+    evaluation = evaluate_kinds(
+        scored, bundle.calibration, groups, line_frequencies=bundle.line_frequencies(), seed=settings.seed
+    )
     report.write_evaluation(settings.report_directory, evaluation, selection, bundle)
 
     print("\n".join(report.evaluation_summary(evaluation)))
@@ -172,7 +174,7 @@ def _diagnosis(
     for name, members in by_kind(scored).items():
         calibration = bundle.calibration.kinds.get(name) if bundle.calibration else None
         # Whether a kind could be calibrated at all: with a rate stated, labels of one class are no hindrance.
-        reason = unusable(members, Wishes(DEFAULT_FALSE_ALARM_RATE), labelled=labels is not None)
+        reason = unusable(members, CalibrationRequest(DEFAULT_FALSE_ALARM_RATE), labelled=labels is not None)
         if reason and calibration is None:
             left_out[name] = reason
         else:
@@ -198,8 +200,8 @@ def _losses(scored: Sequence[ScoredSession], scorer: Scorer) -> LossProfile:
     return LossProfile.of(some, scorer.score(some), scorer.tokenizer.vocabulary_size)
 
 
-def _lines(scored: Sequence[ScoredSession], scorer: Scorer, bundle: Bundle) -> LineFacts:
-    return LineFacts.of([each.session for each in scored], scorer.tokenizer, bundle.training)
+def _lines(scored: Sequence[ScoredSession], scorer: Scorer, bundle: Bundle) -> LineMeasurements:
+    return LineMeasurements.of([each.session for each in scored], scorer.tokenizer, bundle.training)
 
 
 def _explained(finding: Finding, scorer: Scorer) -> Finding:
@@ -220,7 +222,7 @@ def _read(settings: ScoringSettings, bundle: Bundle) -> Corpus:
             shown_s = time.monotonic()
             log.info("reading", records=reading.records)
 
-    meaning = bundle.meaning
+    meaning = bundle.preprocessing
     corpus = read_source(settings, meaning.session_rules, meaning.mask_rules, watch)
     log.info("reading_done", records=corpus.reading.records, sessions=len(corpus.sessions))
     return corpus

@@ -250,7 +250,7 @@ def expect(records: Iterable[Record], bundle: Bundle) -> Expectation:
     for record in records:
         found.records += 1
         if record.partition not in sessionizers:
-            sessionizers[record.partition] = Sessionizer(bundle.meaning.session_rules, bundle.masks())
+            sessionizers[record.partition] = Sessionizer(bundle.preprocessing.session_rules, bundle.masks())
         try:
             events = decode(record)
         except UndecodableError as error:

@@ -26,7 +26,7 @@ from typing import Final
 
 from faults.cluster import cluster
 from faults.report import Result, now, versions
-from faults.scenarios import DAEMON_POINTS, SCENARIOS, Outcome, Size
+from faults.scenarios import DAEMON_POINTS, SCENARIOS, ScenarioOutcome, Size
 from faults.trial import Bench
 from loggpt_stream.errors import UserError
 from testing.fork_server import Zygote
@@ -98,7 +98,7 @@ async def _scenario(bench: Bench, name: str, wanted: Size, seed: int, options: a
     command += f" --points '{wanted.points}'" if wanted.points != DAEMON_POINTS else ""
     bench.say(f"{name}: {command}")
     started, began_s = now(), time.monotonic()
-    outcome: Outcome = await scenario(bench, random.Random(f"{name} {seed}"), wanted)
+    outcome: ScenarioOutcome = await scenario(bench, random.Random(f"{name} {seed}"), wanted)
     verdict = outcome.verdict
     result = Result(
         scenario=name,

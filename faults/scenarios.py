@@ -74,7 +74,7 @@ class Sample:
 
 
 @dataclass(slots=True)
-class Outcome:
+class ScenarioOutcome:
     """What came of a scenario.
 
     unreached: failpoints that no daemon came to. fenced: zombies that wrote when they woke, and were refused.
@@ -87,10 +87,10 @@ class Outcome:
     fenced: int = 0
 
 
-Scenario = Callable[[Bench, "random.Random", Size], Awaitable[Outcome]]
+Scenario = Callable[[Bench, "random.Random", Size], Awaitable[ScenarioOutcome]]
 
 
-async def kill9(bench: Bench, rng: random.Random, size: Size) -> Outcome:
+async def kill9(bench: Bench, rng: random.Random, size: Size) -> ScenarioOutcome:
     """kill -9 one of two daemons at a random moment, of its start too, and start another in its place."""  # noqa: D403
     async with trial(bench, "kill9", rng) as running:
         running.begin(size.records_per_s)
@@ -104,10 +104,10 @@ async def kill9(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             running.kill(daemon)
             running.start()
             _progress(bench, running, number, size.rounds)
-        return Outcome(await running.verdict(), running.faults)
+        return ScenarioOutcome(await running.verdict(), running.faults)
 
 
-async def zombies(bench: Bench, rng: random.Random, size: Size) -> Outcome:
+async def zombies(bench: Bench, rng: random.Random, size: Size) -> ScenarioOutcome:
     """SIGSTOP a daemon, at a random moment or at a random await, until the group has given up on it; then SIGCONT."""
     points = size.failpoints()
     fenced = 0
@@ -133,10 +133,10 @@ async def zombies(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             running.revive()
             _progress(bench, running, number, size.rounds)
         bench.say(f"zombies: {fenced} of {size.rounds} wrote when they woke, and were refused")
-        return Outcome(await running.verdict(), running.faults, fenced=fenced)
+        return ScenarioOutcome(await running.verdict(), running.faults, fenced=fenced)
 
 
-async def rolling(bench: Bench, rng: random.Random, size: Size) -> Outcome:
+async def rolling(bench: Bench, rng: random.Random, size: Size) -> ScenarioOutcome:
     """Restart the brokers one after the other, as for an upgrade."""
     async with trial(bench, "rolling", rng) as running:
         running.begin(size.records_per_s)
@@ -147,10 +147,10 @@ async def rolling(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             running.faults["rolling restart of three brokers"] += 1
             running.revive()
             _progress(bench, running, number, size.rounds)
-        return Outcome(await running.verdict(), running.faults)
+        return ScenarioOutcome(await running.verdict(), running.faults)
 
 
-async def leaders(bench: Bench, rng: random.Random, size: Size) -> Outcome:
+async def leaders(bench: Bench, rng: random.Random, size: Size) -> ScenarioOutcome:
     """kill -9 the leader of each sort of partition and each coordinator, one by one, and start it again."""  # noqa: D403
     async with trial(bench, "leaders", rng) as running:
         running.begin(size.records_per_s)
@@ -178,7 +178,7 @@ async def leaders(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             await brokers.in_sync(running.all_topics)
             running.revive()
             _progress(bench, running, number, size.rounds)
-        return Outcome(await running.verdict(), running.faults)
+        return ScenarioOutcome(await running.verdict(), running.faults)
 
 
 _CUTS: Final[tuple[tuple[int, str, Moment], ...]] = tuple(
@@ -194,7 +194,7 @@ _CUTS: Final[tuple[tuple[int, str, Moment], ...]] = tuple(
 )
 
 
-async def cuts(bench: Bench, rng: random.Random, size: Size) -> Outcome:
+async def cuts(bench: Bench, rng: random.Random, size: Size) -> ScenarioOutcome:
     """Cut the connection at a request of the commit before the broker sees it, or at its response."""
     proxy = bench.cluster.proxy
     if proxy is None:
@@ -219,10 +219,10 @@ async def cuts(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             await asyncio.sleep(rng.uniform(0.2, 2.0))
             running.revive()
             _progress(bench, running, number, rounds)
-        return Outcome(await running.verdict(), running.faults)
+        return ScenarioOutcome(await running.verdict(), running.faults)
 
 
-async def partition(bench: Bench, rng: random.Random, size: Size) -> Outcome:
+async def partition(bench: Bench, rng: random.Random, size: Size) -> ScenarioOutcome:
     """Separate a daemon from one broker or from all, by network namespaces, or where there are none by the proxy."""
     reason = netns.missing()
     if reason:
@@ -253,10 +253,10 @@ async def partition(bench: Bench, rng: random.Random, size: Size) -> Outcome:
                 if running.revive():
                     start()
                 _progress(bench, running, number, size.rounds)
-            return Outcome(await running.verdict(), running.faults)
+            return ScenarioOutcome(await running.verdict(), running.faults)
 
 
-async def _black_holes(bench: Bench, rng: random.Random, size: Size) -> Outcome:
+async def _black_holes(bench: Bench, rng: random.Random, size: Size) -> ScenarioOutcome:
     proxy = bench.cluster.proxy
     if proxy is None:
         raise ValueError("this cluster has no proxy")
@@ -275,10 +275,10 @@ async def _black_holes(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             await asyncio.sleep(rng.uniform(1.0, 5.0))
             running.revive()
             _progress(bench, running, number, size.rounds)
-        return Outcome(await running.verdict(), running.faults)
+        return ScenarioOutcome(await running.verdict(), running.faults)
 
 
-async def storm(bench: Bench, rng: random.Random, size: Size) -> Outcome:
+async def storm(bench: Bench, rng: random.Random, size: Size) -> ScenarioOutcome:
     """Let a member of four join, leave or be killed every three seconds; then go from one daemon to eight to two."""
     async with trial(bench, "storm", rng, partitions=16) as running:
         running.begin(size.records_per_s)
@@ -303,15 +303,15 @@ async def storm(bench: Bench, rng: random.Random, size: Size) -> Outcome:
                 await running.leave(running.daemons[0])
             running.faults[f"scaled to {wanted} daemons"] += 1
             await asyncio.sleep(min(8.0, size.rounds))
-        return Outcome(await running.verdict(), running.faults)
+        return ScenarioOutcome(await running.verdict(), running.faults)
 
 
-async def failpoints(bench: Bench, rng: random.Random, size: Size) -> Outcome:
+async def failpoints(bench: Bench, rng: random.Random, size: Size) -> ScenarioOutcome:
     """Kill a daemon before and after each await of its code: life after life on one stream of input."""
     whens = [(point, when) for point in size.failpoints() for when in _WHENS]
     if size.rounds < len(whens):
         whens = sorted(rng.sample(whens, min(len(whens), 3 * size.rounds)))
-    outcome: Outcome | None = None
+    outcome: ScenarioOutcome | None = None
     for first in range(0, len(whens), _POINTS_A_TRIAL):
         some = whens[first : first + _POINTS_A_TRIAL]
         found = await die_at(bench, rng, size, some)
@@ -319,7 +319,7 @@ async def failpoints(bench: Bench, rng: random.Random, size: Size) -> Outcome:
             outcome = found
         else:
             both = outcome.verdict.beside(found.verdict), outcome.faults + found.faults
-            outcome = Outcome(*both, unreached=outcome.unreached + found.unreached)
+            outcome = ScenarioOutcome(*both, unreached=outcome.unreached + found.unreached)
         if not found.verdict.ok:
             bench.say(f"failpoints: wrong after one of {[f'{when} {point}' for point, when in some]}")
         bench.say(f"failpoints: {first + len(some)} of {len(whens)}")
@@ -331,7 +331,7 @@ async def failpoints(bench: Bench, rng: random.Random, size: Size) -> Outcome:
 _WHENS: Final[tuple[When, ...]] = ("before", "after")
 
 
-async def die_at(bench: Bench, rng: random.Random, size: Size, points: Sequence[tuple[str, When]]) -> Outcome:
+async def die_at(bench: Bench, rng: random.Random, size: Size, points: Sequence[tuple[str, When]]) -> ScenarioOutcome:
     """Let one daemon after the other die at these points, each once; those of a new group first."""
     unreached = []
     points = sorted(points, key=lambda each: "consumer.committed" not in each[0])
@@ -359,10 +359,10 @@ async def die_at(bench: Bench, rng: random.Random, size: Size, points: Sequence[
             else:
                 unreached.append(f"{when} {point}")
                 bench.say(f"failpoints: not reached: {when} {point}")
-        return Outcome(await running.verdict(), running.faults, unreached=unreached)
+        return ScenarioOutcome(await running.verdict(), running.faults, unreached=unreached)
 
 
-async def soak(bench: Bench, rng: random.Random, size: Size) -> Outcome:
+async def soak(bench: Bench, rng: random.Random, size: Size) -> ScenarioOutcome:
     """Let two daemons run for long with a fault of any sort every so often; their memory and lag are sampled."""
     proxy = bench.cluster.proxy
     if proxy is None:
@@ -382,7 +382,7 @@ async def soak(bench: Bench, rng: random.Random, size: Size) -> Outcome:
                 await _any_fault(bench, running, rng, proxy.bootstrap)
                 running.revive()
                 bench.say(f"soak: {at_s / 60:.0f} of {size.minutes:.0f} min, {samples[-1]}")
-        return Outcome(await running.verdict(), running.faults, samples)
+        return ScenarioOutcome(await running.verdict(), running.faults, samples)
 
 
 async def _any_fault(bench: Bench, running: Trial, rng: random.Random, bootstrap: str) -> None:

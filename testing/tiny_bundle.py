@@ -13,7 +13,7 @@ import torch
 from loggpt_stream.history.corpus import Corpus, read_corpus
 from loggpt_stream.lines.masks import DEFAULT_RULES
 from loggpt_stream.lines.rules import SessionRules
-from loggpt_stream.model.bundle import Bundle, Meaning, save_bundle, save_calibrated
+from loggpt_stream.model.bundle import Bundle, Preprocessing, save_bundle, save_calibrated
 from loggpt_stream.model.calibration import Calibration, EarlyCalibration, KindCalibration
 from loggpt_stream.model.gpt import new_model
 from loggpt_stream.model.losses import token_losses
@@ -51,11 +51,11 @@ def nova34() -> Corpus:
     return read_corpus([NOVA34], RULES, DEFAULT_RULES)
 
 
-def untrained_parts(sessions: int = 60) -> tuple[LineTokenizer, Meaning]:
-    """Return a tokenizer fitted to the first sessions, and the meaning around it."""
+def untrained_parts(sessions: int = 60) -> tuple[LineTokenizer, Preprocessing]:
+    """Return a tokenizer fitted to the first sessions, and the preprocessing around it."""
     lines = (text for session in nova34().sessions[:sessions] for text in session.texts)
     tokenizer = train_tokenizer(lines, vocabulary_size=700, piece_vocabulary_size=300)
-    return LineTokenizer(tokenizer, max_line_tokens=16), Meaning(DEFAULT_RULES, RULES, 16)
+    return LineTokenizer(tokenizer, max_line_tokens=16), Preprocessing(DEFAULT_RULES, RULES, 16)
 
 
 def judged_early_by(early: EarlyCalibration | None) -> Calibration:
@@ -92,16 +92,21 @@ def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1, early_
     early_share: of whole sessions that are above the early threshold; None where open sessions are not judged.
     """
     torch.manual_seed(42)
-    tokenizer, meaning = untrained_parts()
+    tokenizer, preprocessing = untrained_parts()
     shape = ModelShape(layers=1, width=32, heads=2, context_tokens=128)
     model = new_model(shape, vocabulary_size=tokenizer.vocabulary_size, end_id=tokenizer.end_id)
     learned = nova34().sessions[:60]
-    books = count_lines(learned)
+    line_frequencies = count_lines(learned)
     cut = [
         window
         for each in learned
         for window in windows(
-            each.kind, each.texts, tokenizer, shape.context_tokens, passes=meaning.passes, book=books[each.kind]
+            each.kind,
+            each.texts,
+            tokenizer,
+            shape.context_tokens,
+            passes=preprocessing.passes,
+            frequencies=line_frequencies[each.kind],
         )
     ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -118,13 +123,15 @@ def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1, early_
         path,
         model=model,
         tokenizer=tokenizer.tokenizer,
-        meaning=meaning,
-        books=books,
+        preprocessing=preprocessing,
+        line_frequencies=line_frequencies,
         training={"seed": 42},
         used_sessions={"train": np.array([session.fingerprint() for session in learned])},
     )
     held_out = [session for session in nova34().sessions[60:160] if not session.late]
-    scores = Scorer(model, tokenizer, torch.device("cpu"), books=books, passes=meaning.passes).score(held_out)
+    scores = Scorer(
+        model, tokenizer, torch.device("cpu"), line_frequencies=line_frequencies, passes=preprocessing.passes
+    ).score(held_out)
     kinds = {}
     for kind in {session.kind for session in held_out}:
         statistics = [score.statistics for session, score in zip(held_out, scores, strict=True) if session.kind == kind]

@@ -136,12 +136,12 @@ def test_thresholds_without_labels_are_judged_by_sessions_that_they_were_not_mad
     drawn: list[set[int]] = []
     judge = blind_rates._judged
 
-    def watched(taken: Any, judged: Any, wishes: Any) -> tuple[float, float]:
+    def watched(taken: Any, judged: Any, request: Any) -> tuple[float, float]:
         assert not {each.session.fingerprint() for each in taken} & {each.session.fingerprint() for each in judged}
         assert all(each.truth is None for each in taken)
         assert sum(bool(each.truth) for each in judged) == 10
         drawn.append({each.session.fingerprint() for each in taken})
-        return judge(taken, judged, wishes)
+        return judge(taken, judged, request)
 
     monkeypatch.setattr(blind_rates, "_judged", watched)
     monkeypatch.setattr(blind_rates, "_DRAWS", 2)

@@ -15,7 +15,8 @@ OURS = ("loggpt_stream", "trainer", "calibrate")
 TESTING = frozenset({"tests", "testing", "benchmarks", "faults"})
 # Single modules that anybody may use: they know nothing of logs, models or Kafka.
 LEAVES = frozenset({
-    "completion", "errors", "logs", "message", "package", "process", "program", "settings", "terminal",
+    "completion", "errors", "log_events", "logs", "message", "package", "process", "program",
+    "record_headers", "settings", "terminal",
 })  # fmt: skip
 # Finds the settings of every command, which it must not name: it imports whatever module is called `settings`.
 DISCOVERS = "loggpt_stream.settings"
@@ -28,6 +29,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "message": frozenset(),
     "terminal": frozenset(),
     "logs": frozenset({"terminal"}),
+    "log_events": frozenset(),
+    "record_headers": frozenset(),
     "settings": frozenset({"errors"}),
     "program": frozenset({"package", "errors", "settings", "terminal", "completion"}),
     "completion": frozenset({"program", "settings"}),

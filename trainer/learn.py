@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from loggpt_stream.model.shape import ModelShape
     from trainer.material import Material, Packed
-    from trainer.progress import Progress
+    from trainer.progress import TrainingProgress
     from trainer.settings import TrainingSettings
     from trainer.world import World
 
@@ -76,7 +76,7 @@ def fresh_model(shape: ModelShape, material: Material, seed: int) -> GPT2LMHeadM
 
 
 def learn(
-    model: GPT2LMHeadModel, material: Material, run: Run, world: World, progress: Progress
+    model: GPT2LMHeadModel, material: Material, run: Run, world: World, progress: TrainingProgress
 ) -> tuple[EpochLosses, ...]:
     """Train `model` in place, leave the weights of the best epoch in it, and return the learning curve.
 
@@ -137,7 +137,7 @@ class _Learner:
     material: Material
     run: Run
     world: World
-    progress: Progress
+    progress: TrainingProgress
 
     def epoch(self, number: int, spent_s: float) -> EpochLosses:
         """Pass once over the training windows (or until the time is up), then validate.
@@ -225,7 +225,7 @@ def _losses(
     return token_losses(model(ids_BT).logits, ids_BT), role_BT
 
 
-def _resumable(run: Run, world: World, progress: Progress) -> State | None:
+def _resumable(run: Run, world: World, progress: TrainingProgress) -> State | None:
     """Return the checkpoint of this very run, the same in every process, or None."""
     state = load_state(run.checkpoint)
     usable = state is not None and state.identity == run.identity

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from loggpt_stream.model.book import EMPTY, LineBook
+from loggpt_stream.model.line_frequencies import EMPTY, LineFrequencies
 from loggpt_stream.model.sequence import END_OF_SESSION, Passes, windows
 from loggpt_stream.model.tokenizer import LineTokenizer, train_tokenizer
 
@@ -27,14 +27,14 @@ GIVEN: Final = 0
 SEPARATOR: Final = 1
 LINE: Final = 2
 END: Final = 3
-DIGEST_LINE: Final = 4
+DISTINCT_LINE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
     """Windows of one split, one after the other, all int64.
 
-    ids_N: token ids. role_N: GIVEN, SEPARATOR, LINE, END, DIGEST_LINE. starts_W: where each window starts, at last N.
+    ids_N: token ids. role_N: GIVEN, SEPARATOR, LINE, END, DISTINCT_LINE. starts_W: where each window starts, at last N.
     learned_W, lines_W: learned tokens and lines of each window. count: [sessions].
     """
 
@@ -105,7 +105,7 @@ class Material:
     pad_id: int
     end_id: int
 
-    def digest(self) -> str:
+    def data_id(self) -> str:
         """Return 16 hex digits that name this data."""
         found = hashlib.blake2b(f"{self.vocabulary_size} {self.pad_id} {self.end_id}".encode(), digest_size=8)
         for packed in (self.train, self.validation):
@@ -124,10 +124,10 @@ def fit_tokenizer(train: Iterable[Session], settings: TokenizerSettings) -> Line
     return LineTokenizer(fitted, max_line_tokens=settings.max_line_tokens)
 
 
-def count_lines(train: Sequence[Session]) -> dict[str, LineBook]:
-    """Return the book of each kind of the training sessions."""
+def count_lines(train: Sequence[Session]) -> dict[str, LineFrequencies]:
+    """Return the frequencies of each kind of the training sessions."""
     kinds = sorted({session.kind for session in train})
-    return {kind: LineBook.of([session for session in train if session.kind == kind]) for kind in kinds}
+    return {kind: LineFrequencies.of([session for session in train if session.kind == kind]) for kind in kinds}
 
 
 def make_material(
@@ -137,17 +137,17 @@ def make_material(
     context_tokens: int,
     *,
     passes: Passes = Passes(),  # noqa: B008 - frozen
-    books: Mapping[str, LineBook] | None = None,
+    line_frequencies: Mapping[str, LineFrequencies] | None = None,
 ) -> Material:
-    """Return the windows of both splits. `books` are those of `train`, where they have been counted before."""
-    known = count_lines(train) if books is None else books
+    """Return the windows of both splits. `line_frequencies`: of `train`, where they were counted before."""
+    known = count_lines(train) if line_frequencies is None else line_frequencies
 
     def cut(session: Session) -> list[Window]:
-        book = known.get(session.kind, EMPTY)
+        frequencies = known.get(session.kind, EMPTY)
         # Lines that no training session has are nothing the model could know better: they would only hide, in the
         # validation loss, how well it knows the others.
-        lines = [text for text in session.texts if text in book]
-        return windows(session.kind, lines, tokenizer, context_tokens, passes=passes, book=book)
+        lines = [text for text in session.texts if text in frequencies]
+        return windows(session.kind, lines, tokenizer, context_tokens, passes=passes, frequencies=frequencies)
 
     return Material(
         _packed(train, cut),
@@ -193,13 +193,13 @@ def _packed(sessions: Sequence[Session], cut: Callable[[Session], Sequence[Windo
 
 
 def _roles(window: Window) -> Iterator[int]:
-    # The lines of a tail are context, learned elsewhere. Those of a digest are learned, but are no lines of the log.
+    # The lines of a tail are context, learned elsewhere. Those of a line set are learned, but are no lines of the log.
     for place, whose in enumerate(window.line_T):
         if whose == END_OF_SESSION:
             yield END
-        elif window.part == "tail" or place == 0 or (window.part == "digest" and place == 1):
+        elif window.part == "tail" or place == 0 or (window.part == "line_set" and place == 1):
             yield GIVEN
         elif whose >= 0:
-            yield LINE if window.part == "lines" else DIGEST_LINE
+            yield LINE if window.part == "lines" else DISTINCT_LINE
         else:
             yield SEPARATOR

@@ -23,7 +23,7 @@ _LIVE_S: Final = 0.2
 _PLAIN_S: Final = 5.0
 
 
-class Progress:
+class TrainingProgress:
     """Progress of one run on standard error, from `start` to `stop`; only the first of several processes speaks."""
 
     def __init__(self, *, speaks: bool = True) -> None:
@@ -34,7 +34,7 @@ class Progress:
         self._next_s = time.monotonic() + _PLAIN_S
 
     @contextmanager
-    def shown(self) -> Iterator[Progress]:
+    def shown(self) -> Iterator[TrainingProgress]:
         """Keep the live line on the terminal for the length of a `with` block."""
         if not (self._live and self._speaks):
             yield self

@@ -19,7 +19,7 @@ from loggpt_stream.errors import UserError
 from trainer.checkpoint import load_state, put_weights, remove_state
 from trainer.curve import EpochLosses, best_line_loss, is_over
 from trainer.learn import Run, fresh_model, learn
-from trainer.progress import Progress
+from trainer.progress import TrainingProgress
 from trainer.settings import LEAST_BATCH_TOKENS, TrainerSettings, what_decides
 from trainer.trials import DONE, TIME_UP, Found, Trial, read_trials, with_found, write_trials
 
@@ -54,7 +54,7 @@ def search(
     settings: TrainerSettings,
     material: Material,
     world: World,
-    progress: Progress,
+    progress: TrainingProgress,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[Trial]:
     """Return the trials that the budget allows. What a run of the same search made before it was cut off is used.
@@ -100,7 +100,7 @@ def search(
 
 
 def better_of(
-    model: GPT2LMHeadModel, curve: tuple[EpochLosses, ...], settings: TrainerSettings, progress: Progress
+    model: GPT2LMHeadModel, curve: tuple[EpochLosses, ...], settings: TrainerSettings, progress: TrainingProgress
 ) -> tuple[EpochLosses, ...]:
     """Return `curve`, of the training after the search; or that of the trial that won, if it ended better.
 
@@ -135,7 +135,7 @@ def _name(settings: TrainerSettings) -> str:
 def what_is_searched(settings: TrainerSettings, material: Material) -> dict[str, Any]:
     """Return what decides which trials there are, but for the speed of the machine."""
     budget = {"search_minutes": settings.search_minutes, "search_trials": settings.search_trials}
-    return {**what_decides(settings), "data": material.digest(), **budget}
+    return {**what_decides(settings), "data": material.data_id(), **budget}
 
 
 def _as_asked(settings: TrainerSettings) -> dict[str, float]:
@@ -166,10 +166,10 @@ def _suggested(trial: optuna.Trial, settings: TrainerSettings) -> Found:
     }
 
 
-class _Watch(Progress):
+class _Watch(TrainingProgress):
     """Watches one trial: shows where it is, keeps its curve, and ends it where most others were better by then."""
 
-    def __init__(self, progress: Progress, trial: optuna.Trial) -> None:
+    def __init__(self, progress: TrainingProgress, trial: optuna.Trial) -> None:
         super().__init__(speaks=False)
         self._progress = progress
         self._trial = trial

@@ -74,13 +74,13 @@ class ReadingSettings(Section):
     tail_lines: int = Field(
         _PASSES.tail_lines, ge=0, description="read the end once more, after so many last lines; 0: do not"
     )
-    digest: bool = Field(_PASSES.digest, description="read the distinct lines too, commonest first: what is missing")
-    hygiene: bool = Field(_PASSES.hygiene, description="keep lines never seen out of the context of others")
+    digest: bool = Field(_PASSES.line_set, description="read the distinct lines too, commonest first: what is missing")
+    hygiene: bool = Field(_PASSES.isolate_unseen, description="keep lines never seen out of the context of others")
     separator: bool = Field(_PASSES.separator, description="a token <|LOG|> before each line")
 
     def passes(self) -> Passes:
         """Return the passes."""
-        return Passes(**self.model_dump())
+        return Passes.from_json(self.model_dump())
 
 
 class ModelSettings(Section):

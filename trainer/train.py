@@ -14,7 +14,7 @@ import torch
 
 from loggpt_stream.errors import UserError
 from loggpt_stream.lines.masks import DEFAULT_RULES
-from loggpt_stream.model.bundle import Bundle, Meaning, save_bundle
+from loggpt_stream.model.bundle import Bundle, Preprocessing, save_bundle
 from loggpt_stream.model.manifest import MANIFEST
 from loggpt_stream.model.scoring import Scorer
 from trainer.abnormal import look_for_abnormal
@@ -23,7 +23,7 @@ from trainer.curve import EpochLosses, best_epoch
 from trainer.data import Split, read_history, split_history
 from trainer.learn import Run, fresh_model, learn
 from trainer.material import Material, count_lines, fit_tokenizer, make_material, share_material
-from trainer.progress import Progress
+from trainer.progress import TrainingProgress
 from trainer.report import Counts, count, told_counts, told_result, told_search, write_report, write_search
 from trainer.search import better_of, require_alone, search, what_is_searched
 from trainer.settings import what_decides
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from loggpt_stream.history.corpus import Corpus
     from loggpt_stream.lines.session import Session
-    from loggpt_stream.model.book import LineBook
+    from loggpt_stream.model.line_frequencies import LineFrequencies
     from loggpt_stream.model.tokenizer import LineTokenizer
     from trainer.settings import TrainerSettings
 
@@ -49,7 +49,10 @@ def train(settings: TrainerSettings, corpus: Corpus | None = None) -> None:
     Raises `UserError` for what the user can mend.
     """
     _be_repeatable()
-    with join_world(settings.device, settings.threads) as world, Progress(speaks=world.first).shown() as progress:
+    with (
+        join_world(settings.device, settings.threads) as world,
+        TrainingProgress(speaks=world.first).shown() as progress,
+    ):
         if settings.search:
             require_alone(world)
         prepared, material = _prepare_for_all(settings, world, progress, corpus)
@@ -65,7 +68,13 @@ def train(settings: TrainerSettings, corpus: Corpus | None = None) -> None:
         if prepared is None:
             return
         progress.doing("scoring what was learned from")
-        scorer = Scorer(model, prepared.tokenizer, world.device, books=prepared.books, passes=settings.reading.passes())
+        scorer = Scorer(
+            model,
+            prepared.tokenizer,
+            world.device,
+            line_frequencies=prepared.line_frequencies,
+            passes=settings.reading.passes(),
+        )
         look = look_for_abnormal(prepared.split.train, scorer)
         bundle = _save(settings, prepared, model, curve, world)
         write_report(settings, bundle, prepared.counts, curve, look)
@@ -80,13 +89,13 @@ class _Prepared:
 
     split: Split
     tokenizer: LineTokenizer
-    books: dict[str, LineBook]
+    line_frequencies: dict[str, LineFrequencies]
     material: Material
     counts: Counts
 
 
 def _prepare_for_all(
-    settings: TrainerSettings, world: World, progress: Progress, corpus: Corpus | None
+    settings: TrainerSettings, world: World, progress: TrainingProgress, corpus: Corpus | None
 ) -> tuple[_Prepared | None, Material]:
     """Prepare in the first process (standard input can be read only once) and share what the others need."""
     if not world.first:
@@ -99,7 +108,7 @@ def _prepare_for_all(
     return prepared, share_material(world, prepared.material)
 
 
-def _prepare(settings: TrainerSettings, progress: Progress, corpus: Corpus | None) -> _Prepared:
+def _prepare(settings: TrainerSettings, progress: TrainingProgress, corpus: Corpus | None) -> _Prepared:
     _require_place_for_bundle(settings.out)
     if corpus is None:
         corpus = read_history(settings, progress.reading)
@@ -109,19 +118,19 @@ def _prepare(settings: TrainerSettings, progress: Progress, corpus: Corpus | Non
     counts = count(corpus, split, tokenizer)
     for line in told_counts(counts):
         progress.say(line)
-    books = count_lines(split.train)
+    line_frequencies = count_lines(split.train)
     material = make_material(
         split.train,
         split.validation,
         tokenizer,
         settings.model.context_tokens,
         passes=settings.reading.passes(),
-        books=books,
+        line_frequencies=line_frequencies,
     )
-    return _Prepared(split, tokenizer, books, material, counts)
+    return _Prepared(split, tokenizer, line_frequencies, material, counts)
 
 
-def _found(settings: TrainerSettings, material: Material, world: World, progress: Progress) -> TrainerSettings:
+def _found(settings: TrainerSettings, material: Material, world: World, progress: TrainingProgress) -> TrainerSettings:
     """Search, tell what was found, and return the settings with it in place of their own."""
     trials = search(settings, material, world, progress)
     write_search(settings, trials, what_is_searched(settings, material))
@@ -130,7 +139,7 @@ def _found(settings: TrainerSettings, material: Material, world: World, progress
 
 
 def _run(settings: TrainerSettings, material: Material, world: World) -> Run:
-    decides = {**what_decides(settings), "data": material.digest(), "processes": world.size}
+    decides = {**what_decides(settings), "data": material.data_id(), "processes": world.size}
     identity = hashlib.sha256(orjson.dumps(decides, option=orjson.OPT_SORT_KEYS)).hexdigest()
     max_s = settings.max_minutes * 60 if settings.max_minutes else math.inf
     return Run(identity, settings.seed, settings.training, max_s, settings.checkpoint_directory)
@@ -145,13 +154,13 @@ def _save(
         settings.out,
         model=model,
         tokenizer=prepared.tokenizer.tokenizer,
-        meaning=Meaning(
+        preprocessing=Preprocessing(
             DEFAULT_RULES, settings.sessions.rules(), settings.tokenizer.max_line_tokens, settings.reading.passes()
         ),
-        books=prepared.books,
+        line_frequencies=prepared.line_frequencies,
         training={
             **what_decides(settings),
-            "data": prepared.material.digest(),
+            "data": prepared.material.data_id(),
             "processes": world.size,
             "sessions": counts.kinds,
             "lines": counts.train_lines,

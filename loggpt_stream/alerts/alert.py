@@ -13,12 +13,11 @@ import orjson
 
 from loggpt_stream.alerts import evidence
 from loggpt_stream.message import Message
-from loggpt_stream.model.book import EMPTY
 
 if TYPE_CHECKING:
     from loggpt_stream.lines.session import Line, Session
-    from loggpt_stream.model.bundle import Bundle
     from loggpt_stream.model.calibration import Verdict
+    from loggpt_stream.model.detector import Detector
     from loggpt_stream.model.scoring import SessionScore
 
 ECS_VERSION: Final = "9.1.0"
@@ -31,7 +30,7 @@ Stage = Literal["early", "final"]
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedSession:
     """A session with its score and verdict, and the input partition it came from.
 
     stage: `early` where the session is still open, and `session` holds the lines so far. closed_at_s: when it closed,
@@ -46,6 +45,11 @@ class Judged:
     stage: Stage = "final"
     closed_at_s: float = 0.0
 
+    @property
+    def alarms(self) -> bool:
+        """Tell whether this is to be alerted on. Nobody asks that anywhere else."""
+        return self.verdict.anomalous
+
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of the alert's value."""
@@ -54,18 +58,16 @@ def schema() -> dict[str, Any]:
 
 
 class AlertWriter:
-    """Writes alerts and score records for one bundle on one cloud."""
+    """Writes alerts and score records of one detector on one cloud."""
 
-    def __init__(self, bundle: Bundle, cluster: str) -> None:
-        """`bundle` must be calibrated."""
-        if bundle.calibration is None:
-            raise ValueError("alerts need a calibrated bundle")
-        self._model = bundle.model_fingerprint
-        self._calibration = bundle.calibration.id
-        self._books = bundle.books()
+    def __init__(self, detector: Detector, cluster: str) -> None:
+        """`cluster`: the cloud's name."""
+        self._detector = detector
+        self._model = detector.model_fingerprint
+        self._calibration = detector.calibration_id
         self._cluster = cluster
 
-    def event_id(self, judged: Judged) -> str:
+    def event_id(self, judged: JudgedSession) -> str:
         """Return 32 hex digits, the same whenever this session is judged by this model: consumers deduplicate on it.
 
         An early alert has one of its own, which does not depend on how many lines there were.
@@ -75,15 +77,15 @@ class AlertWriter:
         name = "\0".join(map(str, (*parts, self._model, self._calibration, judged.stage)))
         return hashlib.sha256(name.encode()).hexdigest()[:32]
 
-    def shown_lines(self, judged: Judged) -> list[Line]:
+    def shown_lines(self, judged: JudgedSession) -> list[Line]:
         """Return the lines of which the alert shows the raw text."""
         session, score = judged.session, judged.score
-        unseen = evidence.unseen_lines(session, self._books.get(session.kind, EMPTY))
+        unseen = evidence.unseen_lines(session, self._detector.line_frequencies(session.kind))
         last = len(session.lines) - 1
         shown = {*_top(score), *unseen, last, score.untimely if score.untimely is not None else last}
         return [session.lines[index] for index in sorted(shown)]
 
-    def alert(self, judged: Judged, created_s: float, *, small: bool = False) -> Message:
+    def alert(self, judged: JudgedSession, created_s: float, *, small: bool = False) -> Message:
         """Return the alert of an anomalous session. `created_s` is now (epoch seconds).
 
         A `small` one is of some ten kilobytes at most: for a broker that takes no more.
@@ -92,8 +94,8 @@ class AlertWriter:
         event_id = self.event_id(judged)
         start_s = min(line.time_s for line in session.lines)
         end_s = max(line.time_s for line in session.lines)
-        book = self._books.get(session.kind, EMPTY)
-        reason = evidence.reason(session, judged.score, verdict, book)
+        frequencies = self._detector.line_frequencies(session.kind)
+        reason = evidence.reason(session, judged.score, verdict, frequencies)
         name = f"{session.kind} {session.key}" + ("" if judged.stage == "final" else ", still open")
         value: dict[str, Any] = {
             "@timestamp": _iso(end_s),
@@ -137,9 +139,9 @@ class AlertWriter:
                 "calibration": {"id": self._calibration},
                 "session": self._session(judged),
                 "top_lines": self._top_lines(judged),
-                "unseen_lines": [self._line(judged, index) for index in evidence.unseen_lines(session, book)],
+                "unseen_lines": [self._line(judged, index) for index in evidence.unseen_lines(session, frequencies)],
                 # An open session lacks whatever is still to come.
-                "absent_lines": evidence.absent_lines(session, book) if judged.stage == "final" else [],
+                "absent_lines": evidence.absent_lines(session, frequencies) if judged.stage == "final" else [],
             },
         }
         if judged.stage == "final":
@@ -171,12 +173,12 @@ class AlertWriter:
         )
         return Message(key, orjson.dumps(value), headers)
 
-    def score_record(self, judged: Judged) -> Message:
+    def score_record(self, judged: JudgedSession) -> Message:
         """Return the score of any session, for the score topic and for measurement."""
         verdict = judged.verdict
         value = {
             "id": self.event_id(judged),
-            "anomalous": verdict.anomalous,
+            "anomalous": judged.alarms,
             "unjudged": verdict.unjudged,
             "score": verdict.score,
             "threshold": verdict.threshold,
@@ -187,14 +189,14 @@ class AlertWriter:
         }
         return Message(judged.session.key.encode(), orjson.dumps(value), (("content-type", b"application/json"),))
 
-    def _early(self, judged: Judged) -> dict[str, str] | None:
+    def _early(self, judged: JudgedSession) -> dict[str, str] | None:
         """Return what a final alert says of the early one: its id, and when it was created."""
         created_s = judged.session.announced_s
         if created_s is None or judged.stage == "early":
             return None
         return {"id": self.event_id(replace(judged, stage="early")), "created": _iso(created_s)}
 
-    def _session(self, judged: Judged) -> dict[str, Any]:
+    def _session(self, judged: JudgedSession) -> dict[str, Any]:
         session = judged.session
         closed = judged.stage == "final"
         return {
@@ -214,7 +216,7 @@ class AlertWriter:
             },
         }
 
-    def _top_lines(self, judged: Judged) -> list[dict[str, Any]]:
+    def _top_lines(self, judged: JudgedSession) -> list[dict[str, Any]]:
         losses_L = judged.score.line_losses_L
         return [
             {
@@ -225,7 +227,7 @@ class AlertWriter:
             for index in _top(judged.score)
         ]
 
-    def _line(self, judged: Judged, index: int) -> dict[str, Any]:
+    def _line(self, judged: JudgedSession, index: int) -> dict[str, Any]:
         line = judged.session.lines[index]
         return {
             # Where the topic no longer has it: as the model saw it.

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from loggpt_stream.lines.session import Session
-    from loggpt_stream.model.book import LineBook
     from loggpt_stream.model.calibration import Verdict
+    from loggpt_stream.model.line_frequencies import LineFrequencies
     from loggpt_stream.model.scoring import SessionScore
 
 MOST: Final = 5
@@ -27,32 +27,32 @@ def deciding(verdict: Verdict) -> list[str]:
     return [name for name, nats in ordered if nats >= least]
 
 
-def absent_lines(session: Session, book: LineBook) -> list[dict[str, Any]]:
+def absent_lines(session: Session, frequencies: LineFrequencies) -> list[dict[str, Any]]:
     """Return the masked lines that at least half of the training sessions have and this one lacks, at most MOST.
 
     share: of the training sessions that have it.
     """
     found: list[dict[str, Any]] = []
-    for text, share in book.absent(session.texts):
+    for text, share in frequencies.absent(session.texts):
         if len(found) == MOST:
             break
         found.append({"text": text, "share": round(share, 4)})
     return found
 
 
-def unseen_lines(session: Session, book: LineBook) -> list[int]:
+def unseen_lines(session: Session, frequencies: LineFrequencies) -> list[int]:
     """Return the index of the first of each masked line that no training session has, at most MOST of them."""
     first: dict[str, int] = {}
     for index, text in enumerate(session.texts):
-        if text not in book:
+        if text not in frequencies:
             first.setdefault(text, index)
     return list(first.values())[:MOST]
 
 
-def reason(session: Session, score: SessionScore, verdict: Verdict, book: LineBook) -> str:
+def reason(session: Session, score: SessionScore, verdict: Verdict, frequencies: LineFrequencies) -> str:
     """Return in one sentence which statistics decided, and what in the session they speak of."""
     told = "; ".join(
-        f"{_NAMES.get(name, name)} ({verdict.surprises[name]:.1f} nats{_detail(name, session, score, book)})"
+        f"{_NAMES.get(name, name)} ({verdict.surprises[name]:.1f} nats{_detail(name, session, score, frequencies)})"
         for name in deciding(verdict)
     )
     return f"{verdict.combination} score {verdict.score:.2f} is above the threshold {verdict.threshold:.2f}: {told}"
@@ -71,12 +71,12 @@ _NAMES: Final[Mapping[str, str]] = {
 }
 
 
-def _detail(name: str, session: Session, score: SessionScore, book: LineBook) -> str:
+def _detail(name: str, session: Session, score: SessionScore, frequencies: LineFrequencies) -> str:
     """Return the line that a statistic speaks of, as `: "text"`, or ""."""
-    return next((f': "{text[:_SHOWN_CHARS]}"' for text in _lines_behind(name, session, score, book)), "")
+    return next((f': "{text[:_SHOWN_CHARS]}"' for text in _lines_behind(name, session, score, frequencies)), "")
 
 
-def _lines_behind(name: str, session: Session, score: SessionScore, book: LineBook) -> Iterator[str]:
+def _lines_behind(name: str, session: Session, score: SessionScore, frequencies: LineFrequencies) -> Iterator[str]:
     if name == "max_line_loss":
         yield _first_line(session, int(score.line_losses_L.argmax()))
     elif name == "end_loss":
@@ -84,12 +84,12 @@ def _lines_behind(name: str, session: Session, score: SessionScore, book: LineBo
     elif name == "untimely_line" and score.untimely is not None:
         yield _first_line(session, score.untimely)
     elif name == "unseen_lines":
-        yield from (_first_line(session, index) for index in unseen_lines(session, book))
+        yield from (_first_line(session, index) for index in unseen_lines(session, frequencies))
     elif name in ("absent_lines", "digest_end_loss"):
-        yield from (each["text"] for each in absent_lines(session, book))
-    elif name == "digest_loss" and score.digest_losses_D.size and score.digest_losses_D.max() < CLIP_NATS:
+        yield from (each["text"] for each in absent_lines(session, frequencies))
+    elif name == "digest_loss" and score.line_set_losses_D.size and score.line_set_losses_D.max() < CLIP_NATS:
         # A known line where others were expected before it: these are what is missing.
-        yield score.digest[int(score.digest_losses_D.argmax())]
+        yield score.line_set[int(score.line_set_losses_D.argmax())]
 
 
 def _first_line(session: Session, index: int) -> str:

@@ -42,7 +42,7 @@ async def check_kafka(settings: DoctorSettings, bundle: Bundle | None) -> AsyncI
                 yield finding
         source = cluster.topics.get(settings.input_topic)
         if source is not None and not source.leaderless:
-            rules = bundle.meaning.session_rules if bundle else None
+            rules = bundle.preprocessing.session_rules if bundle else None
             for finding in await check_traffic(settings, source, rules, time.time()):
                 yield finding
             yield await check_group(settings, source)

@@ -152,7 +152,7 @@ def _input(settings: DaemonPlacement, topic: Topic, bundle: Bundle | None) -> It
     kept_s = int(configs.get("retention.ms", "-1")) / 1000
     if kept_s < 0 or bundle is None:
         return
-    longest_s = bundle.meaning.session_rules.max_age_s
+    longest_s = bundle.preprocessing.session_rules.max_age_s
     longer = alter_config(settings, topic.name, f"retention.ms={round(max(7 * _DAY_S, 2 * longest_s) * 1000)}")
     if kept_s <= longest_s:
         yield Finding(

@@ -10,6 +10,8 @@ from loggpt_stream.daemon.service import Daemon
 from loggpt_stream.errors import UserError
 from loggpt_stream.logs import configure
 from loggpt_stream.model.bundle import load_bundle
+from loggpt_stream.model.detector import Detector
+from loggpt_stream.model.gpt import choose_device
 from loggpt_stream.process import run_until_signalled
 from loggpt_stream.program import tell_mistake
 
@@ -22,7 +24,9 @@ def run_daemon(settings: DaemonSettings) -> int:
     configure(settings.log_format, settings.log_level)
     # Sessions are many long-lived objects without cycles: Python's default would look for garbage 14 times as often.
     gc.set_threshold(10_000, 10, 10)
-    daemon = Daemon(settings, load_bundle(settings.bundle, key=settings.bundle_key))
+    bundle = load_bundle(settings.bundle, key=settings.bundle_key)
+    device = choose_device(settings.device)
+    daemon = Daemon(settings, Detector.load(bundle, device, batch_tokens=settings.batch_tokens, shape=settings.shape))
     try:
         code = run_until_signalled(daemon.run, failed="daemon_failed")
     except UserError as error:

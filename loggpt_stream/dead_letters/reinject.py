@@ -38,7 +38,7 @@ FAILED_AGAIN: Final = "were put back once and failed again: --again puts them ba
 
 
 @dataclass(slots=True)
-class Outcome:
+class ReinjectOutcome:
     """What became of the selected dead letters.
 
     put_back: how many. passed: how many were passed over, by why. refused: those that cannot be put back, and why.
@@ -49,7 +49,7 @@ class Outcome:
     refused: list[tuple[Letter, str]] = field(default_factory=list)
 
 
-async def reinject(settings: InputSettings, selection: Selection, *, again: bool, dry_run: bool) -> Outcome:
+async def reinject(settings: InputSettings, selection: Selection, *, again: bool, dry_run: bool) -> ReinjectOutcome:
     """Write the selected dead letters back to the input topic and return what became of each.
 
     Those that were put back already are passed over, and so are those that failed again, but for `again`. With
@@ -91,12 +91,12 @@ async def reinject(settings: InputSettings, selection: Selection, *, again: bool
         await stop_client(producer)
 
 
-async def _put_back(producer: Any, settings: InputSettings, selection: Selection, *, again: bool) -> Outcome:  # noqa: ANN401 - aiokafka is untyped
+async def _put_back(producer: Any, settings: InputSettings, selection: Selection, *, again: bool) -> ReinjectOutcome:  # noqa: ANN401 - aiokafka is untyped
     kafka, topic = settings.kafka, settings.dead_letter_topic
     done = Done()
     async for _ in read_letters(kafka, topic, done):
         pass  # Marks lie behind what they speak of: all are read before the first is put back.
-    outcome, batch, batch_bytes = Outcome(), [], 0
+    outcome, batch, batch_bytes = ReinjectOutcome(), [], 0
     async for letter in read_letters(kafka, topic, Done()):
         if not selection.takes(letter):
             continue

@@ -37,7 +37,7 @@ _MOST_VALUE_BYTES: Final = 2**31
 Change = dict[str, Any]
 
 
-class Ledger:
+class Changelog:
     """Numbers and packs the changes of one partition, and says when a snapshot is due."""
 
     def __init__(self, owner: str, *, most_changes: int = 2_000) -> None:
@@ -46,7 +46,7 @@ class Ledger:
         most_changes: between two snapshots, however small they are.
         """
         self._owner = owner
-        self._most_changes = most_changes
+        self.most_changes = most_changes
         self._generation = 0
         self._number = 0
         self._snapshot_bytes = 0
@@ -56,7 +56,7 @@ class Ledger:
     def snapshot_due(self) -> bool:
         """Tell whether the next thing to write is a snapshot."""
         grown = self._change_bytes >= max(_LEAST_BYTES, _CHANGES_PER_SNAPSHOT * self._snapshot_bytes)
-        return not self._generation or grown or self._number >= self._most_changes
+        return not self._generation or grown or self._number >= self.most_changes
 
     def write(self, change: Change, *, snapshot: bool) -> list[Message]:
         """Return the records of the next change, or of a snapshot that replaces all before it."""

@@ -32,7 +32,7 @@ class _Seen:
     since_s: float | None
 
 
-class Progress:
+class ProgressWatch:
     """Tells what stands still though there is work for it. Consumers have been seen to hang without any error.
 
     Written by the event loop, read by the HTTP thread.
@@ -86,7 +86,7 @@ class Health:
     """
 
     last_turn_s: float
-    progress: Progress = field(default_factory=lambda: Progress(STALLED_AFTER_S))
+    progress: ProgressWatch = field(default_factory=lambda: ProgressWatch(STALLED_AFTER_S))
     broker_up: bool = False
     partitions: int | None = None
     stopping: bool = False

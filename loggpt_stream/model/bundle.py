@@ -33,8 +33,8 @@ from loggpt_stream import __version__
 from loggpt_stream.errors import BundleError
 from loggpt_stream.lines.masks import MaskRule, Masks
 from loggpt_stream.lines.rules import SessionRules
-from loggpt_stream.model.book import LineBook
 from loggpt_stream.model.calibration import Calibration
+from loggpt_stream.model.line_frequencies import LineFrequencies
 from loggpt_stream.model.manifest import MANIFEST, require_bundle
 from loggpt_stream.model.scoring import Scorer
 from loggpt_stream.model.sequence import Passes
@@ -58,7 +58,7 @@ _NO_SESSIONS: Final = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
+class Preprocessing:
     """What a model needs to read lines as it learned them: masks, session rules, tokens kept of a line, passes."""
 
     mask_rules: tuple[MaskRule, ...]
@@ -71,13 +71,13 @@ class Meaning:
 class Bundle:
     """A verified bundle on disk.
 
-    model_fingerprint: 16 hex digits of weights, tokenizer and meaning (calibration does not change it). fingerprint:
-    SHA-256 of everything. training: what the trainer wrote about itself. used_sessions: int64 session fingerprints by
-    role (`train`, `validation`, `calibration`).
+    model_fingerprint: 16 hex digits of weights, tokenizer and preprocessing (calibration does not change it).
+    fingerprint: SHA-256 of everything. training: what the trainer wrote about itself. used_sessions: int64 session
+    fingerprints by role (`train`, `validation`, `calibration`).
     """
 
     path: Path
-    meaning: Meaning
+    preprocessing: Preprocessing
     model_fingerprint: str
     fingerprint: str
     calibration: Calibration | None
@@ -86,12 +86,12 @@ class Bundle:
 
     def masks(self) -> Masks:
         """Return the compiled masks (a new object: it is not shared between threads)."""
-        return Masks(self.meaning.mask_rules)
+        return Masks(self.preprocessing.mask_rules)
 
     def tokenizer(self) -> LineTokenizer:
         """Return the tokenizer (a new object: it is not shared between threads)."""
         return LineTokenizer(
-            Tokenizer.from_file(str(self.path / "tokenizer.json")), max_line_tokens=self.meaning.max_line_tokens
+            Tokenizer.from_file(str(self.path / "tokenizer.json")), max_line_tokens=self.preprocessing.max_line_tokens
         )
 
     def model(self) -> GPT2LMHeadModel:
@@ -99,10 +99,10 @@ class Bundle:
         model: GPT2LMHeadModel = GPT2LMHeadModel.from_pretrained(self.path, local_files_only=True, use_safetensors=True)
         return model
 
-    def books(self) -> dict[str, LineBook]:
+    def line_frequencies(self) -> dict[str, LineFrequencies]:
         """Return what the training sessions consist of, by session kind."""
-        books: dict[str, Any] = json.loads((self.path / _LINES).read_bytes())
-        return {kind: LineBook.from_json(book) for kind, book in books.items()}
+        line_frequencies: dict[str, Any] = json.loads((self.path / _LINES).read_bytes())
+        return {kind: LineFrequencies.from_json(frequencies) for kind, frequencies in line_frequencies.items()}
 
     def scorer(self, device: torch.device, *, batch_tokens: int = 8192, ranks: bool = False) -> Scorer:
         """Return a scorer with this bundle's model on `device`; with `ranks` it gives `top_k_misses` too."""
@@ -111,8 +111,8 @@ class Bundle:
             self.model(),
             self.tokenizer(),
             device,
-            books=self.books(),
-            passes=self.meaning.passes,
+            line_frequencies=self.line_frequencies(),
+            passes=self.preprocessing.passes,
             batch_tokens=batch_tokens,
             ranks=ranks or uses_ranks,
         )
@@ -123,8 +123,8 @@ def save_bundle(
     *,
     model: GPT2LMHeadModel,
     tokenizer: Tokenizer,
-    meaning: Meaning,
-    books: Mapping[str, LineBook],
+    preprocessing: Preprocessing,
+    line_frequencies: Mapping[str, LineFrequencies],
     training: Mapping[str, Any],
     used_sessions: Mapping[str, np.ndarray],
 ) -> Bundle:
@@ -140,9 +140,9 @@ def save_bundle(
             {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": PAD, "eos_token": END},
         )
         # Not orjson: log text may hold lone surrogates, which it refuses to write and to read.
-        lines = {kind: book.to_json() for kind, book in sorted(books.items())}
+        lines = {kind: frequencies.to_json() for kind, frequencies in sorted(line_frequencies.items())}
         (new / _LINES).write_text(json.dumps(lines, separators=(",", ":")))
-        _seal(new, meaning, dict(training), None, used_sessions)
+        _seal(new, preprocessing, dict(training), None, used_sessions)
     return load_bundle(path, calibrated=False)
 
 
@@ -161,7 +161,7 @@ def save_calibrated(
         for file, sha256 in manifest["files"].items():
             _verify(bundle.path / file, sha256)  # what is sealed below is what was scored with
             shutil.copyfile(bundle.path / file, new / file)
-        _seal(new, bundle.meaning, bundle.training, calibration, used)
+        _seal(new, bundle.preprocessing, bundle.training, calibration, used)
     return load_bundle(path)
 
 
@@ -186,11 +186,11 @@ def load_bundle(path: Path, *, calibrated: bool = True, key: Path | None = None)
             name: tuple(value) if isinstance(value, list) else value
             for name, value in manifest["session_rules"].items()
         }
-        meaning = Meaning(
+        preprocessing = Preprocessing(
             tuple(MaskRule(**rule) for rule in manifest["masks"]),
             SessionRules(**rules),
             manifest["max_line_tokens"],
-            Passes(**manifest["passes"]),
+            Passes.from_json(manifest["passes"]),
         )
         kinds = manifest["calibration"]
         calibration = Calibration.from_json(kinds) if kinds else None
@@ -203,7 +203,7 @@ def load_bundle(path: Path, *, calibrated: bool = True, key: Path | None = None)
         raise BundleError(f"The bundle {path} is not calibrated. Run: loggpt-calibrate --bundle {path} INPUT")
     return Bundle(
         path=path,
-        meaning=meaning,
+        preprocessing=preprocessing,
         model_fingerprint=model_fingerprint,
         fingerprint=stated,
         calibration=calibration,
@@ -214,7 +214,7 @@ def load_bundle(path: Path, *, calibrated: bool = True, key: Path | None = None)
 
 def _seal(
     path: Path,
-    meaning: Meaning,
+    preprocessing: Preprocessing,
     training: dict[str, Any],
     calibration: Calibration | None,
     used_sessions: Mapping[str, np.ndarray],
@@ -225,10 +225,10 @@ def _seal(
         file.chmod(0o644)  # safetensors writes for the owner alone, but the daemon has a user of its own
     files = {file.name: _sha256(file) for file in sorted(path.iterdir()) if file.name != MANIFEST}
     means = {
-        "masks": [asdict(rule) for rule in meaning.mask_rules],
-        "session_rules": asdict(meaning.session_rules),
-        "max_line_tokens": meaning.max_line_tokens,
-        "passes": asdict(meaning.passes),
+        "masks": [asdict(rule) for rule in preprocessing.mask_rules],
+        "session_rules": asdict(preprocessing.session_rules),
+        "max_line_tokens": preprocessing.max_line_tokens,
+        "passes": preprocessing.passes.to_json(),
     }
     manifest: dict[str, Any] = {
         "format": FORMAT,

@@ -36,6 +36,11 @@ class Verdict:
     p_value: float | None = None
     surprises: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def outcome(self) -> str:
+        """Return this verdict in a word: `anomalous`, `normal`, or why the session was not judged."""
+        return "anomalous" if self.anomalous else self.unjudged or "normal"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreCalibration:

@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loggpt_stream.model.book import EMPTY
+from loggpt_stream.model.line_frequencies import EMPTY
 from loggpt_stream.model.sequence import apart, line_windows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loggpt_stream.model.book import LineBook
     from loggpt_stream.model.calibration import EarlyCalibration
+    from loggpt_stream.model.line_frequencies import LineFrequencies
     from loggpt_stream.model.scoring import Scorer
     from loggpt_stream.model.sequence import Window
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class EarlyProgress:
     """The early statistics of the first `lines` lines of a session, and what reading on needs.
 
     max_line_loss: in nats. unseen: the distinct lines that no training session has. block: the lines of the last block,
@@ -49,7 +49,7 @@ class Progress:
         return {"max_line_loss": self.max_line_loss, "unseen_lines": float(len(self.unseen))}
 
 
-START = Progress()
+START = EarlyProgress()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,41 +60,41 @@ class Step:
     """
 
     windows: list[Window]
-    after: Progress
+    after: EarlyProgress
 
     @property
     def tokens(self) -> int:
         """Return how many tokens the model reads for it."""
         return sum(len(window.ids_T) for window in self.windows)
 
-    def taken(self, scorer: Scorer) -> Progress:
+    def taken(self, scorer: Scorer) -> EarlyProgress:
         """Return the progress after these lines; on the scorer's thread. Raises as `Scorer.score` does."""
         highest = max(self.after.max_line_loss, scorer.highest_line_loss(self.windows))
-        return Progress(self.after.lines, highest, self.after.unseen, self.after.block)
+        return EarlyProgress(self.after.lines, highest, self.after.unseen, self.after.block)
 
 
-def step(scorer: Scorer, kind: str, before: Progress, texts: Sequence[str]) -> Step:
+def step(scorer: Scorer, kind: str, before: EarlyProgress, texts: Sequence[str]) -> Step:
     """Return the step from `before` over `texts`, the masked lines of the session that come next.
 
     Only the last block is read again, if it was not full: however long a session is, its next line costs the same.
     """
-    book = scorer.books.get(kind, EMPTY)
+    frequencies = scorer.line_frequencies.get(kind, EMPTY)
     passes = scorer.passes
     lines = [*before.block, *texts]
-    cut = line_windows(kind, lines, scorer.tokenizer, scorer.context_tokens, passes=passes, book=book)
-    known, _ = apart(lines, passes, book)
+    cut = line_windows(kind, lines, scorer.tokenizer, scorer.context_tokens, passes=passes, frequencies=frequencies)
+    known, _ = apart(lines, passes, frequencies)
     full = len(known) - len(known) % passes.block_lines
-    unseen = before.unseen.union(text for text in texts if text not in book)
+    unseen = before.unseen.union(text for text in texts if text not in frequencies)
     block = tuple(lines[index] for index in known[full:])
-    return Step(cut, Progress(before.lines + len(texts), before.max_line_loss, unseen, block))
+    return Step(cut, EarlyProgress(before.lines + len(texts), before.max_line_loss, unseen, block))
 
 
-def new_unseen(texts: Sequence[str], book: LineBook) -> np.ndarray:
+def new_unseen(texts: Sequence[str], frequencies: LineFrequencies) -> np.ndarray:
     """Return, for each line, whether it is the first of its text and no training session has it (bool, shape L)."""
     seen: set[str] = set()
     found = np.zeros(len(texts), dtype=bool)
     for index, text in enumerate(texts):
-        found[index] = text not in book and text not in seen
+        found[index] = text not in frequencies and text not in seen
         seen.add(text)
     return found
 

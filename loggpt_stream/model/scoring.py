@@ -11,7 +11,7 @@ import torch
 
 from loggpt_stream.errors import UserError
 from loggpt_stream.logs import get_logger
-from loggpt_stream.model.book import EMPTY
+from loggpt_stream.model.line_frequencies import EMPTY
 from loggpt_stream.model.losses import token_losses, token_ranks
 from loggpt_stream.model.sequence import END_OF_SESSION, Passes, Window, windows
 from loggpt_stream.model.statistics import LENGTH, TOP_K, clipped
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from transformers import GPT2LMHeadModel
 
-    from loggpt_stream.model.book import LineBook
+    from loggpt_stream.model.line_frequencies import LineFrequencies
     from loggpt_stream.model.tokenizer import LineTokenizer
 
 log = get_logger(__name__)
@@ -52,13 +52,13 @@ class Scorable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A session ready for the model: its windows, its digest lines, and the statistics that need no model.
+    """A session ready for the model: its windows, its line set, and the statistics that need no model.
 
     untimely: index of the line that came latest for such a line, or None.
     """
 
     windows: list[Window]
-    digest: list[str]
+    line_set: list[str]
     from_lines: dict[str, float]
     untimely: int | None
 
@@ -72,16 +72,16 @@ class Prepared:
 class SessionScore:
     """What scoring says of one session. Losses are in nats.
 
-    line_losses_L: summed over the tokens of each line. token_losses: per line, one value a token. digest,
-    digest_losses_D: the session's distinct lines in digest order, and their losses. statistics: by name, see
+    line_losses_L: summed over the tokens of each line. token_losses: per line, one value a token. line_set,
+    line_set_losses_D: the session's D distinct lines, the commonest first, and their losses. statistics: by name, see
     `loggpt_stream.model.statistics`. untimely: index of the line behind `untimely_line`, or None.
     """
 
     line_losses_L: np.ndarray
     token_losses: list[np.ndarray]
     statistics: dict[str, float]
-    digest: list[str] = field(default_factory=list)
-    digest_losses_D: np.ndarray = field(default_factory=lambda: np.empty(0))
+    line_set: list[str] = field(default_factory=list)
+    line_set_losses_D: np.ndarray = field(default_factory=lambda: np.empty(0))
     untimely: int | None = None
 
 
@@ -112,20 +112,20 @@ class Scorer:
         tokenizer: LineTokenizer,
         device: torch.device,
         *,
-        books: Mapping[str, LineBook],
+        line_frequencies: Mapping[str, LineFrequencies],
         passes: Passes,
         batch_tokens: int = 8192,
         ranks: bool = False,
     ) -> None:
         """Move `model` to `device` for inference. A batch holds at most `batch_tokens` tokens, padding included.
 
-        books: by session kind. ranks: whether `top_k_misses` is wanted, which costs a tenth of the speed.
+        line_frequencies: by session kind. ranks: whether `top_k_misses` is wanted, which costs a tenth of the speed.
         """
         self.model = model.train(mode=False)
         torch.nn.Module.to(model, device)  # transformers' own `to` is typed for its conversions
         self.tokenizer = tokenizer
         self.device = device
-        self.books = dict(books)
+        self.line_frequencies = dict(line_frequencies)
         self.passes = passes
         self.batch_tokens = self._wanted_tokens = batch_tokens
         self.ranks = ranks
@@ -136,20 +136,22 @@ class Scorer:
 
     def prepare(self, session: Scorable) -> Prepared:
         """Return a session's windows, and what needs no model."""
-        book = self.books.get(session.kind, EMPTY)
+        frequencies = self.line_frequencies.get(session.kind, EMPTY)
         texts = session.texts
-        cut = windows(session.kind, texts, self.tokenizer, self.context_tokens, passes=self.passes, book=book)
-        digest = book.digest(texts) if self.passes.digest else []
-        return Prepared(cut, digest, *self.from_lines(session))
+        cut = windows(
+            session.kind, texts, self.tokenizer, self.context_tokens, passes=self.passes, frequencies=frequencies
+        )
+        line_set = frequencies.line_set(texts) if self.passes.line_set else []
+        return Prepared(cut, line_set, *self.from_lines(session))
 
     def from_lines(self, session: Scorable) -> tuple[dict[str, float], int | None]:
         """Return a session's statistics that need no model, and the index of the line at the most unusual time."""
-        book = self.books.get(session.kind, EMPTY)
+        frequencies = self.line_frequencies.get(session.kind, EMPTY)
         texts = session.texts
-        untimely, at = book.untimely(texts, session.times_s)
+        untimely, at = frequencies.untimely(texts, session.times_s)
         statistics = {
-            "absent_lines": book.absence(texts),
-            "unseen_lines": float(sum(text not in book for text in set(texts))),
+            "absent_lines": frequencies.absence(texts),
+            "unseen_lines": float(sum(text not in frequencies for text in set(texts))),
             "untimely_line": untimely,
         }
         return statistics, at
@@ -272,8 +274,8 @@ def _out_of_memory(error: Exception) -> bool:
 
 def _session_score(prepared: Prepared, read: Sequence[_Read]) -> SessionScore:
     line_losses_L, per_line = _per_line(prepared, read, "lines")
-    digest_losses_D, _ = _per_line(prepared, read, "digest")
-    # The end stands last in the tail, and last in the digest's last window.
+    line_set_losses_D, _ = _per_line(prepared, read, "line_set")
+    # The end stands last in the tail, and last in the line set's last window.
     ends = {
         window.part: float(each.losses_T[-1])
         for window, each in zip(prepared.windows, read, strict=True)
@@ -287,18 +289,18 @@ def _session_score(prepared: Prepared, read: Sequence[_Read]) -> SessionScore:
     }
     if "tail" in ends:
         statistics["end_loss"] = ends["tail"]
-    if digest_losses_D.size:
-        in_digest = float(clipped(digest_losses_D).sum()) + ends["digest"]
-        statistics["digest_loss"] = in_digest / (digest_losses_D.size + 1)
-        statistics["digest_end_loss"] = ends["digest"]
+    if line_set_losses_D.size:
+        in_line_set = float(clipped(line_set_losses_D).sum()) + ends["line_set"]
+        statistics["digest_loss"] = in_line_set / (line_set_losses_D.size + 1)
+        statistics["digest_end_loss"] = ends["line_set"]
     if read[0].ranks_T is not None:
         statistics["top_k_misses"] = _top_k_misses(prepared, read)
     return SessionScore(
         line_losses_L,
         per_line,
         statistics | prepared.from_lines,
-        prepared.digest,
-        digest_losses_D,
+        prepared.line_set,
+        line_set_losses_D,
         prepared.untimely,
     )
 
@@ -312,7 +314,7 @@ def _per_line(prepared: Prepared, read: Sequence[_Read], part: str) -> tuple[np.
     losses_N = np.concatenate([each.losses_T for _, each in chosen]).astype(np.float64)
     of_lines = whose_N >= 0
     whose_N, losses_N = whose_N[of_lines], losses_N[of_lines]
-    # Each line is scored once, its tokens together; lines kept apart by hygiene stand after the others.
+    # Each line is scored once, its tokens together; unseen lines, which are read alone, stand after the others.
     order = np.argsort(whose_N, kind="stable")
     per_line = np.split(losses_N[order], np.cumsum(np.bincount(whose_N))[:-1])
     return np.array([line.sum() for line in per_line]), per_line

@@ -3,29 +3,30 @@
 - **blocks**: every so many lines the context starts afresh; they give the loss of each line. A line of no training
   session is scored in a window of its own, so that one strange line does not poison what the next ones cost.
 - **tail** (off unless wanted): the last known lines and `<|END|>`, whose loss says whether the session may end here. It
-  depends on the order in which lines came, which a busy host changes; the digest's end serves better.
-- **digest**: the distinct lines in order of their document frequency, and `<|END|>`. Its losses say what is missing,
+  depends on the order in which lines came, which a busy host changes; the line set's end serves better.
+- **line set**: the distinct lines in order of their document frequency, and `<|END|>`. Its losses say what is missing,
   whatever the order in which the lines came.
 
-Each window begins with the kind token; a digest's, with `<|DIGEST|>` after it. `line_T` says whose loss a token's loss
-is: the index of a line (in a digest: of a digest line), END_OF_SESSION, or NOBODY (given tokens, separators, context).
+Each window begins with the kind token; in a line set, `<|DIGEST|>` follows it. `line_T` says whose loss a token's loss
+is: the index of a line (in a line set: of a distinct line), END_OF_SESSION, or NOBODY (given tokens, separators,
+context).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from loggpt_stream.model.book import LineBook
+    from loggpt_stream.model.line_frequencies import LineFrequencies
     from loggpt_stream.model.tokenizer import LineTokenizer
 
 NOBODY: Final = -1
 END_OF_SESSION: Final = -2
 
-Part = Literal["lines", "tail", "digest"]
+Part = Literal["lines", "tail", "line_set"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +34,31 @@ class Passes:
     """How a session is read. It is part of what a model means: it only knows what it was shown.
 
     block_lines: the context of a line's loss starts afresh after so many. tail_lines: so many last lines are the
-    context of the end's loss; 0 leaves the tail out. digest: whether there is that pass. hygiene: whether lines never
-    seen are kept out of the context of others. separator: whether `<|LOG|>` stands before each line.
+    context of the end's loss; 0 leaves the tail out. line_set: whether there is that pass. isolate_unseen: whether
+    lines never seen are kept out of the context of others. separator: whether `<|LOG|>` stands before each line.
+
+    Bundles and the trainer's settings have two older names, which are part of a model's fingerprint: `digest` for
+    line_set, `hygiene` for isolate_unseen. `to_json` and `from_json` are the one place that knows them.
     """
 
     block_lines: int = 16
     tail_lines: int = 0
-    digest: bool = True
-    hygiene: bool = True
+    line_set: bool = True
+    isolate_unseen: bool = True
     separator: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this as JSON-ready values, under the names that bundles have."""
+        return {_BUNDLE_NAMES.get(name, name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Passes:
+        """Return what `to_json` gave. Raises `TypeError` where a name is unknown."""
+        return cls(**{_OWN_NAMES.get(name, name): value for name, value in values.items()})
+
+
+_BUNDLE_NAMES: Final = {"line_set": "digest", "isolate_unseen": "hygiene"}
+_OWN_NAMES: Final = {bundle_name: name for name, bundle_name in _BUNDLE_NAMES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,36 +71,48 @@ class Window:
 
 
 def windows(
-    kind: str, lines: Sequence[str], tokenizer: LineTokenizer, context_tokens: int, *, passes: Passes, book: LineBook
+    kind: str,
+    lines: Sequence[str],
+    tokenizer: LineTokenizer,
+    context_tokens: int,
+    *,
+    passes: Passes,
+    frequencies: LineFrequencies,
 ) -> list[Window]:
-    """Return the windows of a session. Each line, the end and each digest line is scored in exactly one of them.
+    """Return the windows of a session. Each line, the end and each distinct line is scored in exactly one of them.
 
     Raises `ValueError` where the context cannot hold one whole line.
     """
     cut = _Cutter(kind, tokenizer, context_tokens, separator=passes.separator)
-    known, unknown = apart(lines, passes, book)
+    known, unknown = apart(lines, passes, frequencies)
     found = cut.lines(lines, known, unknown, passes.block_lines)
     if passes.tail_lines:
         found.append(cut.tail([lines[index] for index in known[-passes.tail_lines :]]))
-    if passes.digest:
-        found += cut.digest(book.digest(lines))
+    if passes.line_set:
+        found += cut.line_set(frequencies.line_set(lines))
     return found
 
 
 def line_windows(
-    kind: str, lines: Sequence[str], tokenizer: LineTokenizer, context_tokens: int, *, passes: Passes, book: LineBook
+    kind: str,
+    lines: Sequence[str],
+    tokenizer: LineTokenizer,
+    context_tokens: int,
+    *,
+    passes: Passes,
+    frequencies: LineFrequencies,
 ) -> list[Window]:
     """Return those of a session's windows that give the loss of each line. Raises as `windows` does.
 
     They are causal, so the first lines of a session cost the same whatever follows them.
     """
     cut = _Cutter(kind, tokenizer, context_tokens, separator=passes.separator)
-    return cut.lines(lines, *apart(lines, passes, book), passes.block_lines)
+    return cut.lines(lines, *apart(lines, passes, frequencies), passes.block_lines)
 
 
-def apart(lines: Sequence[str], passes: Passes, book: LineBook) -> tuple[list[int], list[int]]:
+def apart(lines: Sequence[str], passes: Passes, frequencies: LineFrequencies) -> tuple[list[int], list[int]]:
     """Return the indices of the lines that share blocks, and of those that are read each by itself."""
-    alone = [passes.hygiene and line not in book for line in lines]
+    alone = [passes.isolate_unseen and line not in frequencies for line in lines]
     return [i for i, each in enumerate(alone) if not each], [i for i, each in enumerate(alone) if each]
 
 
@@ -121,12 +150,12 @@ class _Cutter:
         nobody = (NOBODY,) * (len(tail) + 1)
         return Window("tail", (self._start, *tail, self._tokenizer.end_id), (*nobody, END_OF_SESSION))
 
-    def digest(self, lines: Sequence[str]) -> list[Window]:
-        """Return the digest lines, and the end in the last window."""
-        head = (self._start, self._tokenizer.digest_id)
-        found = list(self._filled("digest", head, lines, range(len(lines)), reserve=1))
+    def line_set(self, lines: Sequence[str]) -> list[Window]:
+        """Return the distinct lines, and the end in the last window."""
+        head = (self._start, self._tokenizer.line_set_id)
+        found = list(self._filled("line_set", head, lines, range(len(lines)), reserve=1))
         last = found[-1]
-        found[-1] = Window("digest", (*last.ids_T, self._tokenizer.end_id), (*last.line_T, END_OF_SESSION))
+        found[-1] = Window("line_set", (*last.ids_T, self._tokenizer.end_id), (*last.line_T, END_OF_SESSION))
         return found
 
     def _filled(

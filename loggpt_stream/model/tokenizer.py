@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 PAD: Final = "<|PAD|>"
 LOG: Final = "<|LOG|>"
 END: Final = "<|END|>"
-DIGEST: Final = "<|DIGEST|>"
+# Begins a line set. The token has the name of version 0.1.0, since bundles hold it.
+LINE_SET: Final = "<|DIGEST|>"
 KIND_TOKENS: Final = {kind: f"<|{kind}|>" for kind in KINDS}
-SPECIAL_TOKENS: Final = (PAD, LOG, END, DIGEST, *KIND_TOKENS.values())
+SPECIAL_TOKENS: Final = (PAD, LOG, END, LINE_SET, *KIND_TOKENS.values())
 
 _MEMO_LINES: Final = 65_536
 
@@ -85,7 +86,7 @@ class LineTokenizer:
         self.pad_id = self._id(PAD)
         self.log_id = self._id(LOG)
         self.end_id = self._id(END)
-        self.digest_id = self._id(DIGEST)
+        self.line_set_id = self._id(LINE_SET)
         self.kind_ids = {kind: self._id(token) for kind, token in KIND_TOKENS.items()}
         self._memo: dict[str, tuple[int, ...]] = {}
 

@@ -14,6 +14,7 @@ from loggpt_stream.history.corpus import closed_sessions
 from loggpt_stream.history.files import Reading, read_events
 from loggpt_stream.logs import configure
 from loggpt_stream.model.bundle import load_bundle
+from loggpt_stream.model.detector import Detector
 from loggpt_stream.model.gpt import choose_device
 from loggpt_stream.replay.judge import judge_sessions
 from loggpt_stream.terminal import shown_json
@@ -28,23 +29,23 @@ def replay(settings: ReplaySettings) -> None:
     bundle = load_bundle(settings.bundle)
     reading, fates, verdicts = Reading(), Counter[str](), Counter[str]()
     events = read_events(settings.inputs, reading, shape=settings.shape)
-    sessions = closed_sessions(events, bundle.meaning.session_rules, bundle.meaning.mask_rules, fates)
-    scorer = bundle.scorer(choose_device(settings.device), batch_tokens=settings.batch_tokens)
-    writer = AlertWriter(bundle, settings.cluster)
+    sessions = closed_sessions(events, bundle.preprocessing.session_rules, bundle.preprocessing.mask_rules, fates)
+    detector = Detector.load(bundle, choose_device(settings.device), batch_tokens=settings.batch_tokens)
+    writer = AlertWriter(detector, settings.cluster)
     started_s = time.monotonic()
     with ExitStack() as stack:
         out: IO[bytes] = stack.enter_context(settings.out.open("wb")) if settings.out else sys.stdout.buffer
         show = shown_json if out.isatty() else bytes
         scores = stack.enter_context(settings.scores.open("wb")) if settings.scores else None
         for judged, opened in judge_sessions(
-            sessions, bundle, scorer, settings.input_topic, settings.drift, early=settings.early
+            sessions, detector, settings.input_topic, settings.drift, early=settings.early
         ):
             if opened:
                 created_s = opened.session.lines[-1].time_s + SETTLE_S
                 out.write(show(writer.alert(opened, created_s).value) + b"\n")
                 judged.session.announced_s = created_s
-            verdicts["anomalous" if judged.verdict.anomalous else judged.verdict.unjudged or "normal"] += 1
-            if judged.verdict.anomalous:
+            verdicts[judged.verdict.outcome] += 1
+            if judged.alarms:
                 out.write(show(writer.alert(judged, time.time()).value) + b"\n")
             if scores:
                 scores.write(writer.score_record(judged).value + b"\n")

@@ -30,7 +30,7 @@ _FUTURE_S: Final = 10.0
 _TRUTH_COLUMNS: Final = ("instance_uuid", "failed", "fault", "started_at", "ended_at", "failed_at", "injected_at")
 
 
-class Progress:
+class SendProgress:
     """Counts what goes out, says so now and then on standard error, and keeps the wanted rate."""
 
     def __init__(self, rate: float) -> None:
@@ -97,7 +97,7 @@ class TruthFile:
         self._writer.writerow((truth.instance_uuid, int(truth.failed), truth.fault, *seconds))
 
 
-def write_stream(records: Iterable[Simulated], stream: IO[bytes], truths: TruthFile, progress: Progress) -> None:
+def write_stream(records: Iterable[Simulated], stream: IO[bytes], truths: TruthFile, progress: SendProgress) -> None:
     """Write one record a line."""
     for chunk in _chunks(records, progress):
         stream.write(b"".join(record.text.encode() + b"\n" for record in chunk))
@@ -109,7 +109,7 @@ def write_stream(records: Iterable[Simulated], stream: IO[bytes], truths: TruthF
         time.sleep(progress.wait_s())
 
 
-def _chunks(records: Iterable[Simulated], progress: Progress) -> Iterator[list[Simulated]]:
+def _chunks(records: Iterable[Simulated], progress: SendProgress) -> Iterator[list[Simulated]]:
     size = progress.burst()
     chunk: list[Simulated] = []
     for record in records:
@@ -126,7 +126,7 @@ async def write_topic(
     topic: str,
     kafka: KafkaSettings,
     truths: TruthFile,
-    progress: Progress,
+    progress: SendProgress,
     *,
     keyed: bool,
     acks: str,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from loggpt_stream.errors import UserError
 from loggpt_stream.simulator.library import Library, load_library
 from loggpt_stream.simulator.load import Load, Plan, natural_concurrency
-from loggpt_stream.simulator.outputs import Progress, TruthFile, write_stream, write_topic
+from loggpt_stream.simulator.outputs import SendProgress, TruthFile, write_stream, write_topic
 from loggpt_stream.simulator.settings import TO_KAFKA
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def simulate(settings: SimulateSettings) -> None:
     # Nothing of the library ever goes: without it the collector has next to nothing to look at.
     gc.freeze()
     records = Load(library, settings.format, plan(settings, library))
-    progress = Progress(settings.rate)
+    progress = SendProgress(settings.rate)
     with ExitStack() as stack:
         truth_path = settings.truth_path()
         try:
@@ -68,7 +68,7 @@ def plan(settings: SimulateSettings, library: Library) -> Plan:
     )
 
 
-async def _to_topic(records: Load, settings: SimulateSettings, truths: TruthFile, progress: Progress) -> None:
+async def _to_topic(records: Load, settings: SimulateSettings, truths: TruthFile, progress: SendProgress) -> None:
     await write_topic(
         records,
         settings.output.removeprefix(TO_KAFKA),

@@ -19,7 +19,7 @@ from loggpt_stream.history.corpus import read_corpus
 from loggpt_stream.history.labels import Labels, read_labels
 from loggpt_stream.lines.masks import DEFAULT_RULES
 from loggpt_stream.lines.rules import SessionRules
-from loggpt_stream.model.bundle import Meaning, save_bundle
+from loggpt_stream.model.bundle import Preprocessing, save_bundle
 from loggpt_stream.model.gpt import new_model
 from loggpt_stream.model.losses import token_losses
 from loggpt_stream.model.sequence import NOBODY, Passes, windows
@@ -121,12 +121,17 @@ def fitted_tokenizer(recording: Recording) -> LineTokenizer:
 
 
 def learn(model: GPT2LMHeadModel, tokenizer: LineTokenizer, sessions: list[Session]) -> None:
-    books = count_lines(sessions)
+    line_frequencies = count_lines(sessions)
     cut = [
         window
         for each in sessions
         for window in windows(
-            each.kind, each.texts, tokenizer, SHAPE.context_tokens, passes=Passes(), book=books[each.kind]
+            each.kind,
+            each.texts,
+            tokenizer,
+            SHAPE.context_tokens,
+            passes=Passes(),
+            frequencies=line_frequencies[each.kind],
         )
     ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
@@ -155,8 +160,8 @@ def save(
         path,
         model=model,
         tokenizer=tokenizer.tokenizer,
-        meaning=Meaning(DEFAULT_RULES, RULES, tokenizer.max_line_tokens),
-        books=count_lines(recording.learned),
+        preprocessing=Preprocessing(DEFAULT_RULES, RULES, tokenizer.max_line_tokens),
+        line_frequencies=count_lines(recording.learned),
         training=training or {"seed": 42},
         used_sessions={role: np.array([each.fingerprint() for each in these]) for role, these in used.items()},
     )

@@ -269,7 +269,7 @@ def test_evaluation_measures_what_the_verdicts_say(
     from loggpt_stream.model.gpt import choose_device  # noqa: PLC0415 - shows what it is computed with
 
     keys = {each.key for each in recording.split("test") if not each.late}
-    corpus = read_corpus([log_of_test], bundle.meaning.session_rules, bundle.meaning.mask_rules)
+    corpus = read_corpus([log_of_test], bundle.preprocessing.session_rules, bundle.preprocessing.mask_rules)
     sessions = [each for each in corpus.sessions if each.key in keys and each.kind == "instance" and not each.late]
     scores = bundle.scorer(choose_device("cpu")).score(sessions)
     judge = Judge(bundle.calibration)

@@ -14,7 +14,7 @@ import torch
 
 from calibrate.cli import main
 from calibrate.diagnosis import loss_findings, weight_findings
-from calibrate.facts import LineFacts, LossProfile, common_cause, find_leakage
+from calibrate.measurements import LineMeasurements, LossProfile, common_cause, find_leakage
 from loggpt_stream.history.labels import Labels
 from loggpt_stream.model.bundle import load_bundle, save_calibrated
 from loggpt_stream.model.calibration import Calibration, KindCalibration
@@ -211,8 +211,8 @@ def test_sessions_cut_to_the_same_tokens_are_found_and_not_calibrated_on(place: 
     assert full, out
     assert re.search(r"WARNING lines cut: [\d,]+ of [\d,]+ lines \(\d\d\.\d%\) are cut at 3 tokens; uncut", out)
     short = [each for each in place.recording.sessions if each.kind == "request" and not each.late]
-    facts = LineFacts.of(short, tokenizer, training)
-    assert facts.alike > facts.sessions / 2
+    measurements = LineMeasurements.of(short, tokenizer, training)
+    assert measurements.alike > measurements.sessions / 2
     error = place.refused(bundle, "--kinds", "request", "--held-out", NOVA34)
     assert "3 of 7 sessions that read differently have the same language_model score" in error
     out = place.told(bundle, "--kinds", "request", "--held-out", NOVA34)

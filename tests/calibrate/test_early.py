@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibrate.kinds import CalibratedKind, Wishes, calibrate_kinds
+from calibrate.per_kind import CalibratedKind, CalibrationRequest, calibrate_kinds
 from calibrate.report import _early_text
 from calibrate.sessions import ScoredSession
 from loggpt_stream.lines.session import Line, Session
@@ -45,8 +45,8 @@ def test_looking_at_every_line_raises_no_more_false_alarms_than_promised(labelle
     for _ in range(15):
         normal = [scored(n, lines_of(generator), False if labelled else None) for n in range(60)]
         failed = [scored(100 + n, lines_of(generator, bad=True), True) for n in range(5)] if labelled else []
-        wishes = Wishes(0.05, contamination, early_false_alarm_rate=0.05)
-        (kind,) = calibrate_kinds([*normal, *failed], wishes, labelled=labelled).kinds
+        request = CalibrationRequest(0.05, contamination, early_false_alarm_rate=0.05)
+        (kind,) = calibrate_kinds([*normal, *failed], request, labelled=labelled).kinds
         early = kind.calibration.early
         assert early
         assert early.false_alarm_rate <= 0.05
@@ -59,8 +59,8 @@ def test_without_labels_the_early_rate_is_the_kinds_own_unless_stated() -> None:
     generator = np.random.default_rng(6)
     members = [scored(n, lines_of(generator), None) for n in range(200)]
     rates = []
-    for wishes in (Wishes(0.1, 0.0), Wishes(0.1, 0.0, early_false_alarm_rate=0.02)):
-        early = calibrate_kinds(members, wishes, labelled=False).kinds[0].calibration.early
+    for request in (CalibrationRequest(0.1, 0.0), CalibrationRequest(0.1, 0.0, early_false_alarm_rate=0.02)):
+        early = calibrate_kinds(members, request, labelled=False).kinds[0].calibration.early
         assert early
         rates.append(early.false_alarm_rate)
     assert rates[0] == pytest.approx(0.1, abs=0.01)
@@ -72,7 +72,7 @@ def labelled_kind(seed: int, *, normal: int) -> tuple[CalibratedKind, list[Score
     generator = np.random.default_rng(seed)
     members = [scored(n, lines_of(generator), False) for n in range(normal)]
     failed = [scored(300 + n, lines_of(generator, bad=True), True) for n in range(20)]
-    (kind,) = calibrate_kinds([*members, *failed], Wishes(), labelled=True).kinds
+    (kind,) = calibrate_kinds([*members, *failed], CalibrationRequest(), labelled=True).kinds
     return kind, failed
 
 
@@ -102,7 +102,7 @@ def test_failures_in_unlabelled_history_do_not_lift_the_early_threshold_above_th
     generator = np.random.default_rng(8)
     normal = [scored(n, lines_of(generator), None) for n in range(95)]
     failed = [scored(100 + n, lines_of(generator, bad=True), None) for n in range(5)]
-    early = calibrate_kinds([*normal, *failed], Wishes(0.02), labelled=False).kinds[0].calibration.early
+    early = calibrate_kinds([*normal, *failed], CalibrationRequest(0.02), labelled=False).kinds[0].calibration.early
     assert early
     assert early.basis == "robust_tail"
     assert all(early.score(each.statistics) > early.threshold for each in failed)
@@ -114,7 +114,7 @@ def test_a_tail_of_sessions_that_are_nearly_alike_does_not_make_a_usual_line_an_
     for n in range(100):
         losses_L = 8.0 + generator.random(20) * (1.0 if n < 95 else 0.0) + (300.0 if n >= 95 else 0.0)
         members.append(scored(n, (losses_L, np.zeros(20, dtype=bool)), None))
-    early = calibrate_kinds(members, Wishes(0.01), labelled=False).kinds[0].calibration.early
+    early = calibrate_kinds(members, CalibrationRequest(0.01), labelled=False).kinds[0].calibration.early
     assert early
     assert early.basis == "robust_tail"
     # Of two exponential variables, the sum exceeds 6.64 once in a hundred: (1 + 6.64) * exp(-6.64).
@@ -127,6 +127,6 @@ def test_sessions_without_these_statistics_have_no_early_threshold() -> None:
     members = [scored(n, lines_of(generator), None) for n in range(30)]
     for each in members:
         del each.statistics["max_line_loss"], each.statistics["unseen_lines"]
-    (kind,) = calibrate_kinds(members, Wishes(), labelled=False).kinds
+    (kind,) = calibrate_kinds(members, CalibrationRequest(), labelled=False).kinds
     assert kind.calibration.early is None
     assert list(_early_text(kind)) == []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from calibrate.kinds import Wishes, calibrate_kinds
+from calibrate.per_kind import CalibrationRequest, calibrate_kinds
 from calibrate.report import write_calibration
 from calibrate.sessions import ScoredSession, Selection
 from loggpt_stream.lines.session import Line, Session
@@ -18,7 +18,7 @@ from loggpt_stream.model.statistics import LENGTH
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from calibrate.kinds import CalibratedKind
+    from calibrate.per_kind import CalibratedKind
 
 SHORT, LONG = 1, 300
 
@@ -37,7 +37,7 @@ def draw(generator: np.random.Generator, short: int, long: int, *, wider: float 
 
 
 def calibrated(members: list[ScoredSession], *, contamination: float) -> CalibratedKind:
-    (kind,) = calibrate_kinds(members, Wishes(0.05, contamination), labelled=False).kinds
+    (kind,) = calibrate_kinds(members, CalibrationRequest(0.05, contamination), labelled=False).kinds
     return kind
 
 
@@ -112,7 +112,7 @@ def test_the_report_tells_what_was_seen_by_length_and_what_was_done(trained: Pat
     saved = load_bundle(trained, calibrated=False)
     told = {}
     for contamination in (0.0, 0.1):
-        outcome = calibrate_kinds(members, Wishes(0.05, contamination), labelled=False)
+        outcome = calibrate_kinds(members, CalibrationRequest(0.05, contamination), labelled=False)
         write_calibration(tmp_path, outcome, Selection([each.session for each in members], Counter(), {}), saved, "")
         told[contamination] = (tmp_path / "calibration_report.md").read_text()
     assert "| 1 to 299 lines | 800 |" in told[0.0]

@@ -17,14 +17,14 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from loggpt_stream import cli
-from loggpt_stream.daemon.compose import DEAD_LETTER_BYTES, dead_letter
 from loggpt_stream.daemon.partition import Rejected
+from loggpt_stream.daemon.publisher import DEAD_LETTER_BYTES, dead_letter
 from loggpt_stream.dead_letters import reinject as letters_back
 from loggpt_stream.dead_letters.letters import Done, letter_of, mark
 from loggpt_stream.dead_letters.reasons import REASONS
 from loggpt_stream.history import topic
 from loggpt_stream.history.topic import Span, record_batches
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.kafka.settings import KafkaSettings
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Record, UndecodableError
@@ -453,7 +453,7 @@ async def test_what_came_through_the_router_is_put_back_before_it_and_nowhere_el
     desk = await Desk(kafka.bootstrap).create()
     raw = replace(desk, input=unique_name("raw"))
     await create_topic(kafka.bootstrap, raw.input, 3)
-    router = RoutedPartition(raw.input, 2, KEY_SOURCES, None, Ledger("router"))
+    router = RoutedPartition(raw.input, 2, KEY_SOURCES, None, Changelog("router"))
     router.feed(raw.record(CUT, partition=2, offset=70, key=b"host", headers=(("theirs", b"x"),)))
     unsaved = router.take()
     assert unsaved is not None

@@ -20,7 +20,7 @@ from faults import scenarios
 from faults.oracle import expect, read_committed, settled
 from faults.scenarios import Size
 from faults.trial import Bench, Trial, trial, verdict
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.model.bundle import save_bundle, save_calibrated
 from testing.kafka_server import create_topic
 from tests.faults.chance import chance
@@ -60,8 +60,8 @@ async def has_committed(running: Trial, records: int) -> None:
 async def position(running: Trial, partition: int = 0) -> int:
     """Return the newest position in the state topic, 0 where there is none yet."""
     records = await all_of(running, running.topics.state)
-    ledger = Ledger(f"{running.topics.group} {running.topics.input}")
-    changes = ledger.read((record.key, record.value) for record in records if record.partition == partition)
+    changelog = Changelog(f"{running.topics.group} {running.topics.input}")
+    changes = changelog.read((record.key, record.value) for record in records if record.partition == partition)
     return int(changes[-1]["position"]) if changes else 0
 
 
@@ -254,14 +254,14 @@ async def test_case_11_a_scorer_that_fails_ends_the_daemon_and_the_next_one_scor
 async def test_case_12_sessions_of_an_old_model_are_published_once_and_not_judged(one: Trial, tmp_path: Path) -> None:
     bundle = one.bench.bundle
     # What changes is nothing that sessions depend on here, so that the oracle's pass holds for both.
-    rules = replace(bundle.meaning.session_rules, tombstone_s=599.0)
+    rules = replace(bundle.preprocessing.session_rules, tombstone_s=599.0)
     assert bundle.calibration is not None
     newer = save_bundle(
         tmp_path / "newer",
         model=bundle.model(),
         tokenizer=bundle.tokenizer().tokenizer,
-        meaning=replace(bundle.meaning, session_rules=rules),
-        books=bundle.books(),
+        preprocessing=replace(bundle.preprocessing, session_rules=rules),
+        line_frequencies=bundle.line_frequencies(),
         training=bundle.training,
         used_sessions=bundle.used_sessions,
     )

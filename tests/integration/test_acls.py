@@ -33,8 +33,8 @@ from pydantic import SecretStr
 from loggpt_stream.checks.create import create_missing, create_topics
 from loggpt_stream.checks.kafka import check_kafka
 from loggpt_stream.checks.settings import DoctorSettings
-from loggpt_stream.daemon.compose import DEAD_LETTER_BYTES, dead_letter
 from loggpt_stream.daemon.partition import Rejected
+from loggpt_stream.daemon.publisher import DEAD_LETTER_BYTES, dead_letter
 from loggpt_stream.daemon.settings import DaemonSettings
 from loggpt_stream.dead_letters.letters import Done, read_letters
 from loggpt_stream.dead_letters.reinject import reinject

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from loggpt_stream.errors import UserError
-from loggpt_stream.kafka import changelog as ledgers
-from loggpt_stream.kafka.changelog import BARRIER, Ledger
+from loggpt_stream.kafka import changelog as changelogs
+from loggpt_stream.kafka.changelog import BARRIER, Changelog
 from loggpt_stream.message import Message
 
 OWNER = "group input"
@@ -21,15 +21,15 @@ def change(number: int, size: int = 10) -> dict[str, Any]:
 
 def written(count: int, *, size: int = 10, **limits: int) -> list[Message]:
     """Return the records of so many changes, with a snapshot wherever one is due."""
-    ledger = Ledger(OWNER, **limits)
+    changelog = Changelog(OWNER, **limits)
     messages = []
     for number in range(count):
-        messages += ledger.write(change(number, size), snapshot=ledger.snapshot_due)
+        messages += changelog.write(change(number, size), snapshot=changelog.snapshot_due)
     return messages
 
 
 def read(messages: list[Message], owner: str = OWNER) -> list[int]:
-    changes = Ledger(owner).read((message.key, message.value) for message in messages)
+    changes = Changelog(owner).read((message.key, message.value) for message in messages)
     return [each["number"] for each in changes]
 
 
@@ -56,28 +56,30 @@ def test_a_snapshot_replaces_all_before_it_compacted_or_not() -> None:
 
 def test_writing_goes_on_after_what_was_read() -> None:
     messages = written(3)
-    ledger = Ledger(OWNER)
-    ledger.read((message.key, message.value) for message in messages)
-    assert not ledger.snapshot_due
-    messages += ledger.write(change(3), snapshot=False)
+    changelog = Changelog(OWNER)
+    changelog.read((message.key, message.value) for message in messages)
+    assert not changelog.snapshot_due
+    messages += changelog.write(change(3), snapshot=False)
     assert read(messages) == [0, 1, 2, 3]
-    messages += ledger.write(change(4), snapshot=True)
+    messages += changelog.write(change(4), snapshot=True)
     assert read(messages) == [4]
 
 
 def test_a_large_change_is_written_in_parts_below_the_brokers_limit() -> None:
-    messages = written(2, size=ledgers.PART_BYTES * 2)
+    messages = written(2, size=changelogs.PART_BYTES * 2)
     assert len(messages) > 4
-    assert max(len(message.value) for message in messages) < ledgers.PART_BYTES + 1_000
+    assert max(len(message.value) for message in messages) < changelogs.PART_BYTES + 1_000
     assert read(messages) == [0, 1]
 
 
 def test_a_snapshot_is_due_once_the_changes_are_several_times_as_large() -> None:
-    ledger = Ledger(OWNER)
-    ledger.write(change(0, 1_000_000), snapshot=ledger.snapshot_due)
+    changelog = Changelog(OWNER)
+    changelog.write(change(0, 1_000_000), snapshot=changelog.snapshot_due)
     written_bytes, changes = 0, 0
-    while not ledger.snapshot_due:
-        written_bytes += sum(len(message.value) for message in ledger.write(change(changes, 200_000), snapshot=False))
+    while not changelog.snapshot_due:
+        written_bytes += sum(
+            len(message.value) for message in changelog.write(change(changes, 200_000), snapshot=False)
+        )
         changes += 1
     assert 4 * 1_000_000 <= written_bytes < 5 * 1_000_000
 
@@ -91,7 +93,7 @@ def test_a_missing_change_or_snapshot_is_refused_and_it_is_said_what_to_do(lost:
 
 
 def test_a_missing_part_is_refused() -> None:
-    messages = written(1, size=ledgers.PART_BYTES * 2)
+    messages = written(1, size=changelogs.PART_BYTES * 2)
     with pytest.raises(UserError, match="lacks part 1 of"):
         read([messages[0], *messages[2:]])
 
@@ -132,11 +134,11 @@ def test_a_change_that_does_not_fit_those_before_it_is_refused() -> None:
         raise KeyError(change["number"])
 
     with pytest.raises(UserError, match="change 0 does not fit those before it"):
-        ledgers.applied([change(7)], apply)
+        changelogs.applied([change(7)], apply)
 
 
 def test_a_frame_that_unpacks_to_more_than_is_reasonable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledgers, "_MOST_VALUE_BYTES", 1_000)
-    messages = Ledger(OWNER).write({"zeros": "0" * 100_000}, snapshot=True)
+    monkeypatch.setattr(changelogs, "_MOST_VALUE_BYTES", 1_000)
+    messages = Changelog(OWNER).write({"zeros": "0" * 100_000}, snapshot=True)
     with pytest.raises(UserError, match="too large"):
         read(messages)

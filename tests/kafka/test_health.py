@@ -12,7 +12,7 @@ import pytest
 
 from loggpt_stream.daemon.metrics import Metrics
 from loggpt_stream.errors import UserError
-from loggpt_stream.kafka.health import STALLED_AFTER_S, Health, Progress, serve
+from loggpt_stream.kafka.health import STALLED_AFTER_S, Health, ProgressWatch, serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,9 +50,9 @@ def test_not_live_once_the_main_loop_has_stalled() -> None:
     assert orjson.loads(body)["seconds_since_last_turn"] == STALLED_AFTER_S
 
 
-def seen(*steps: tuple[float, object, bool]) -> Progress:
+def seen(*steps: tuple[float, object, bool]) -> ProgressWatch:
     """Return what is known after looks at partition 3: when, how far it was, whether there was work for it."""
-    progress = Progress(stuck_after_s=120)
+    progress = ProgressWatch(stuck_after_s=120)
     for now_s, position, waits in steps:
         progress.see(3, "partition 3 is behind and not read", position, now_s, waits=waits)
     return progress

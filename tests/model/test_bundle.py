@@ -40,7 +40,7 @@ def copy(made: Bundle, tmp_path: Path) -> Path:
 
 def uncalibrated(path: Path, seed: int = 1) -> Bundle:
     torch.manual_seed(seed)
-    tokenizer, meaning = untrained_parts(10)
+    tokenizer, preprocessing = untrained_parts(10)
     model = new_model(
         ModelShape(layers=1, width=16, heads=1, context_tokens=32),
         vocabulary_size=tokenizer.vocabulary_size,
@@ -51,8 +51,8 @@ def uncalibrated(path: Path, seed: int = 1) -> Bundle:
         path,
         model=model,
         tokenizer=tokenizer.tokenizer,
-        meaning=meaning,
-        books=count_lines(nova34().sessions[:10]),
+        preprocessing=preprocessing,
+        line_frequencies=count_lines(nova34().sessions[:10]),
         training={"seed": seed},
         used_sessions=used,
     )
@@ -210,8 +210,8 @@ def test_a_bundle_replaced_since_it_was_read_is_not_calibrated(tmp_path: Path) -
 
 def test_masks_and_session_rules_come_back_as_they_were(made: Bundle) -> None:
     loaded = load_bundle(made.path)
-    _, meaning = untrained_parts()
-    assert loaded.meaning == meaning
+    _, preprocessing = untrained_parts()
+    assert loaded.preprocessing == preprocessing
     assert loaded.masks().mask("vm 7c394555-b573-4de3-a038-789af2d1ff4d") == "vm <uuid>"
     assert loaded.training == {"seed": 42}
 
@@ -229,7 +229,7 @@ def test_weights_come_back_exactly_and_score_the_same(made: Bundle) -> None:
 
 
 def test_what_the_training_sessions_consist_of_comes_back_as_it_was(made: Bundle) -> None:
-    assert load_bundle(made.path).books() == count_lines(nova34().sessions[:60])
+    assert load_bundle(made.path).line_frequencies() == count_lines(nova34().sessions[:60])
 
 
 def test_verdicts() -> None:

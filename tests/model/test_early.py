@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loggpt_stream.model.calibration import Calibration, EarlyCalibration
-from loggpt_stream.model.early import START, Progress, first_alarm, new_unseen, step
+from loggpt_stream.model.early import START, EarlyProgress, first_alarm, new_unseen, step
 from loggpt_stream.model.gpt import new_model
 from loggpt_stream.model.scoring import Scorer
 from loggpt_stream.model.sequence import Passes
@@ -23,7 +23,7 @@ from testing.tiny_bundle import Said, judged_early_by, nova34, untrained_parts
 from trainer.material import count_lines
 
 SESSIONS = nova34().sessions[:40]
-BOOKS = count_lines(SESSIONS)
+LINE_FREQUENCIES = count_lines(SESSIONS)
 KNOWN = sorted({text for session in SESSIONS if session.kind == "instance" for text in session.texts})
 UNKNOWN = [f"ERROR nova.compute.manager never seen, number {n}" for n in range(6)]
 
@@ -34,15 +34,15 @@ def scorer(passes: Passes) -> Scorer:
     # So narrow a context cuts blocks in the middle too.
     shape = ModelShape(layers=2, width=32, heads=2, context_tokens=64)
     model = new_model(shape, vocabulary_size=tokenizer.vocabulary_size, end_id=tokenizer.end_id)
-    return Scorer(model, tokenizer, torch.device("cpu"), books=BOOKS, passes=passes)
+    return Scorer(model, tokenizer, torch.device("cpu"), line_frequencies=LINE_FREQUENCIES, passes=passes)
 
 
 SCORERS = {
-    "hygiene": scorer(Passes()),
+    "isolate_unseen": scorer(Passes()),
     "short blocks": scorer(Passes(block_lines=3)),
-    "no hygiene": scorer(Passes(hygiene=False, block_lines=5)),
+    "no isolate_unseen": scorer(Passes(isolate_unseen=False, block_lines=5)),
 }
-SCALES = fit_scales([score.statistics for score in SCORERS["hygiene"].score(SESSIONS)], EARLY)
+SCALES = fit_scales([score.statistics for score in SCORERS["isolate_unseen"].score(SESSIONS)], EARLY)
 EARLY_CALIBRATION = EarlyCalibration(
     threshold=4.0, basis="conformal", false_alarm_rate=0.01, scales=SCALES, normal_scores=(0.5, 1.0, 1.5)
 )
@@ -81,7 +81,7 @@ def test_reading_on_in_steps_gives_what_reading_all_at_once_gives(
 
 
 def test_lines_read_one_by_one_cost_what_they_cost_in_their_blocks() -> None:
-    by = SCORERS["hygiene"]
+    by = SCORERS["isolate_unseen"]
     lines = [text for session in SESSIONS if session.kind == "instance" for text in session.texts][:60]
     (score,) = by.score([Said("instance", lines)])
     assert len({round(loss, 3) for loss in score.line_losses_L.tolist()}) > 30  # what came before is seen
@@ -94,7 +94,7 @@ def test_lines_read_one_by_one_cost_what_they_cost_in_their_blocks() -> None:
 
 
 def test_the_next_line_of_a_long_session_costs_no_more_than_a_block() -> None:
-    by = SCORERS["hygiene"]
+    by = SCORERS["isolate_unseen"]
     progress = step(by, "instance", START, KNOWN * 20).taken(by)
     further = step(by, "instance", progress, [KNOWN[0]])
     assert progress.lines > 1000
@@ -102,14 +102,14 @@ def test_the_next_line_of_a_long_session_costs_no_more_than_a_block() -> None:
 
 
 def test_a_step_without_lines_changes_nothing() -> None:
-    by = SCORERS["hygiene"]
+    by = SCORERS["isolate_unseen"]
     progress = step(by, "instance", START, KNOWN[:20]).taken(by)
     assert step(by, "instance", progress, []).taken(by) == progress
-    assert step(by, "instance", START, []).taken(by) == Progress()
+    assert step(by, "instance", START, []).taken(by) == EarlyProgress()
 
 
 def test_a_line_never_seen_counts_once_however_often_it_comes() -> None:
-    by = SCORERS["hygiene"]
+    by = SCORERS["isolate_unseen"]
     progress = step(by, "instance", START, [UNKNOWN[0], KNOWN[0], UNKNOWN[0]]).taken(by)
     progress = step(by, "instance", progress, [UNKNOWN[0], UNKNOWN[1]]).taken(by)
     assert progress.statistics["unseen_lines"] == 2
@@ -136,10 +136,10 @@ def test_the_first_alarm_is_the_first_line_whose_prefix_passes_the_threshold(
 
 
 def test_the_first_alarm_of_a_finished_session_is_where_reading_on_alarms() -> None:
-    by = SCORERS["hygiene"]
+    by = SCORERS["isolate_unseen"]
     lines = [*KNOWN[:10], UNKNOWN[0], KNOWN[1], UNKNOWN[1], UNKNOWN[2], *KNOWN[:5]]
     (score,) = by.score([Said("instance", lines)])
-    unseen_L = new_unseen(lines, BOOKS["instance"])
+    unseen_L = new_unseen(lines, LINE_FREQUENCIES["instance"])
     assert np.flatnonzero(unseen_L).tolist() == [10, 12, 13]
     for threshold in (0.0, 5.0, 9.0, 1e9):
         early = EarlyCalibration(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SESSIONS = nova34().sessions[:40]
-BOOKS = count_lines(SESSIONS)
+LINE_FREQUENCIES = count_lines(SESSIONS)
 ALL_PASSES = Passes(tail_lines=256)
 
 
@@ -54,7 +54,13 @@ def scorer(
     shape = ModelShape(layers=2, width=32, heads=2, context_tokens=64)
     model = new_model(shape, vocabulary_size=tokenizer.vocabulary_size, end_id=tokenizer.end_id)
     return Scorer(
-        model, tokenizer, torch.device(device), books=BOOKS, passes=passes, batch_tokens=batch_tokens, ranks=ranks
+        model,
+        tokenizer,
+        torch.device(device),
+        line_frequencies=LINE_FREQUENCIES,
+        passes=passes,
+        batch_tokens=batch_tokens,
+        ranks=ranks,
     )
 
 
@@ -110,8 +116,8 @@ def test_padding_is_never_seen() -> None:
 
 def test_losses_agree_with_transformers_own_loss() -> None:
     said = Said("instance", SESSIONS[0].texts[:4])
-    window, tail, digest = SCORER.prepare(said).windows
-    assert (window.part, tail.part, digest.part) == ("lines", "tail", "digest")
+    window, tail, line_set = SCORER.prepare(said).windows
+    assert (window.part, tail.part, line_set.part) == ("lines", "tail", "line_set")
     ids = torch.tensor([window.ids_T])
     with torch.inference_mode():
         output = SCORER.model(ids, labels=ids)
@@ -188,8 +194,8 @@ def test_top_k_misses_are_the_share_of_lines_with_a_token_that_was_not_expected_
     assert score.statistics["top_k_misses"] == pytest.approx(sum(missed.values()) / 8)
 
 
-def test_without_a_digest_or_a_tail_their_statistics_are_not_there() -> None:
-    (bare,) = scorer(passes=Passes(digest=False)).score(SESSIONS[:1])
+def test_without_a_line_set_or_a_tail_their_statistics_are_not_there() -> None:
+    (bare,) = scorer(passes=Passes(line_set=False)).score(SESSIONS[:1])
     assert not {"digest_loss", "digest_end_loss", "end_loss"} & set(bare.statistics)
     (full,) = SCORER.score(SESSIONS[:1])
     assert {"digest_loss", "digest_end_loss", "end_loss"} <= set(full.statistics)
@@ -222,7 +228,12 @@ def test_batches_hold_every_window_once_and_no_more_tokens_than_allowed(lengths:
 
 def scorer_with(batch_tokens: int) -> Scorer:
     return Scorer(
-        SCORER.model, SCORER.tokenizer, SCORER.device, books=BOOKS, passes=SCORER.passes, batch_tokens=batch_tokens
+        SCORER.model,
+        SCORER.tokenizer,
+        SCORER.device,
+        line_frequencies=LINE_FREQUENCIES,
+        passes=SCORER.passes,
+        batch_tokens=batch_tokens,
     )
 
 
@@ -277,7 +288,9 @@ class OtherDevice(Scorer):
 def full(most_tokens: int, error: Exception, kind: type[Scorer] = OtherDevice) -> tuple[Scorer, Full]:
     roomy = scorer()
     model = Full(roomy.model)
-    made = kind(cast("Any", model), roomy.tokenizer, torch.device("cpu"), books=BOOKS, passes=roomy.passes)
+    made = kind(
+        cast("Any", model), roomy.tokenizer, torch.device("cpu"), line_frequencies=LINE_FREQUENCIES, passes=roomy.passes
+    )
     model.most_tokens, model.error = most_tokens, error
     if kind is OtherDevice:
         made.device = torch.device("cuda")

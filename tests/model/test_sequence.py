@@ -1,4 +1,4 @@
-"""Sessions to windows: every line, digest line and end scored once, whatever the lengths and the passes."""
+"""Sessions to windows: every line, distinct line and end scored once, whatever the lengths and the passes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loggpt_stream.model.book import KnownLine, LineBook
+from loggpt_stream.model.line_frequencies import KnownLine, LineFrequencies
 from loggpt_stream.model.sequence import END_OF_SESSION, NOBODY, Passes, Window, windows
 from loggpt_stream.model.tokenizer import LineTokenizer, train_tokenizer
 
@@ -14,62 +14,66 @@ TOKENIZER = LineTokenizer(
     train_tokenizer(["one two three four five six"] * 3, vocabulary_size=300, piece_vocabulary_size=280),
     max_line_tokens=16,
 )
-KIND, LOG, END, DIGEST = TOKENIZER.kind_ids["instance"], TOKENIZER.log_id, TOKENIZER.end_id, TOKENIZER.digest_id
+KIND, LOG, END, LINE_SET = TOKENIZER.kind_ids["instance"], TOKENIZER.log_id, TOKENIZER.end_id, TOKENIZER.line_set_id
 
 
-def book(*lines: str) -> LineBook:
-    """Return a book in which the first line is the most frequent."""
-    return LineBook(100, {line: KnownLine(99 - place, None, None) for place, line in enumerate(dict.fromkeys(lines))})
+def frequencies(*lines: str) -> LineFrequencies:
+    """Return frequencies in which the first line is the most frequent."""
+    return LineFrequencies(
+        100, {line: KnownLine(99 - place, None, None) for place, line in enumerate(dict.fromkeys(lines))}
+    )
 
 
-def cut(lines: list[str], known: LineBook, passes: Passes = Passes(), context: int = 40) -> list[Window]:  # noqa: B008
-    return windows("instance", lines, TOKENIZER, context, passes=passes, book=known)
+def cut(lines: list[str], known: LineFrequencies, passes: Passes = Passes(), context: int = 40) -> list[Window]:  # noqa: B008
+    return windows("instance", lines, TOKENIZER, context, passes=passes, frequencies=known)
 
 
 def of(part: str, found: list[Window]) -> list[Window]:
     return [window for window in found if window.part == part]
 
 
-def test_a_short_session_is_one_block_and_its_digest() -> None:
+def test_a_short_session_is_one_block_and_its_line_set() -> None:
     a, bc = TOKENIZER.encode("a"), TOKENIZER.encode("bc")
-    block, digest = cut(["a", "bc", "a"], book("bc", "a"))
+    block, line_set = cut(["a", "bc", "a"], frequencies("bc", "a"))
     assert block == Window("lines", (KIND, *a, *bc, *a), (NOBODY, *[0] * len(a), *[1] * len(bc), *[2] * len(a)))
-    assert digest.ids_T == (KIND, DIGEST, *bc, *a, END)
-    assert digest.line_T == (NOBODY, NOBODY, *[0] * len(bc), *[1] * len(a), END_OF_SESSION)
+    assert line_set.ids_T == (KIND, LINE_SET, *bc, *a, END)
+    assert line_set.line_T == (NOBODY, NOBODY, *[0] * len(bc), *[1] * len(a), END_OF_SESSION)
 
 
 def test_the_context_starts_afresh_after_each_block() -> None:
     lines = [f"l{n % 3}" for n in range(10)]
-    blocks = of("lines", cut(lines, book("l0", "l1", "l2"), Passes(block_lines=4)))
+    blocks = of("lines", cut(lines, frequencies("l0", "l1", "l2"), Passes(block_lines=4)))
     assert [sorted(set(window.line_T) - {NOBODY}) for window in blocks] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert all(window.ids_T[0] == KIND for window in blocks)
 
 
-def test_a_line_never_seen_has_a_window_of_its_own_and_is_in_no_other_but_the_digest() -> None:
+def test_a_line_never_seen_has_a_window_of_its_own_and_is_in_no_other_but_the_line_set() -> None:
     strange = TOKENIZER.encode("zz")
-    found = cut(["a", "zz", "b"], book("a", "b"), Passes(tail_lines=9))
+    found = cut(["a", "zz", "b"], frequencies("a", "b"), Passes(tail_lines=9))
     block, alone = of("lines", found)
     assert block.ids_T == (KIND, *TOKENIZER.encode("a"), *TOKENIZER.encode("b"))
     assert alone == Window("lines", (KIND, *strange), (NOBODY, *[1] * len(strange)))
     (tail,) = of("tail", found)
     assert tail.ids_T == (KIND, *TOKENIZER.encode("a"), *TOKENIZER.encode("b"), END)
-    (digest,) = of("digest", found)
-    assert digest.ids_T[-1 - len(strange) :] == (*strange, END)
+    (line_set,) = of("line_set", found)
+    assert line_set.ids_T[-1 - len(strange) :] == (*strange, END)
 
 
-def test_without_hygiene_a_line_never_seen_stands_in_its_place() -> None:
-    (block, _) = cut(["a", "zz", "b"], book("a", "b"), Passes(hygiene=False))
+def test_without_isolation_a_line_never_seen_stands_in_its_place() -> None:
+    (block, _) = cut(["a", "zz", "b"], frequencies("a", "b"), Passes(isolate_unseen=False))
     assert block.ids_T == (KIND, *(token for line in ("a", "zz", "b") for token in TOKENIZER.encode(line)))
 
 
-def test_the_digest_goes_from_the_commonest_line_to_the_rarest_each_once() -> None:
-    digest = of("digest", cut(["rare", "new", "common", "rare"], book("common", "mid", "rare"), context=80))[0]
+def test_the_line_set_goes_from_the_commonest_line_to_the_rarest_each_once() -> None:
+    line_set = of("line_set", cut(["rare", "new", "common", "rare"], frequencies("common", "mid", "rare"), context=80))[
+        0
+    ]
     texts = ["common", "rare", "new"]
-    assert digest.ids_T == (KIND, DIGEST, *(token for line in texts for token in TOKENIZER.encode(line)), END)
+    assert line_set.ids_T == (KIND, LINE_SET, *(token for line in texts for token in TOKENIZER.encode(line)), END)
 
 
 def test_a_separator_stands_before_each_line_and_is_nobodys() -> None:
-    found = cut(["a", "b"], book("a", "b"), Passes(separator=True, tail_lines=9))
+    found = cut(["a", "b"], frequencies("a", "b"), Passes(separator=True, tail_lines=9))
     for window in found:
         assert window.ids_T.count(LOG) == 2
         assert all(whose == NOBODY for token, whose in zip(window.ids_T, window.line_T, strict=True) if token == LOG)
@@ -77,7 +81,7 @@ def test_a_separator_stands_before_each_line_and_is_nobodys() -> None:
 
 def test_the_tail_is_the_end_after_as_many_of_the_last_lines_as_are_wanted_and_fit() -> None:
     lines = [f"l{n}" for n in range(100)]
-    known = book(*lines)
+    known = frequencies(*lines)
     everything = [token for line in lines for token in TOKENIZER.encode(line)]
     (full,) = of("tail", cut(lines, known, Passes(tail_lines=90)))
     assert full.ids_T[-1] == END
@@ -96,20 +100,20 @@ def test_the_tail_is_the_end_after_as_many_of_the_last_lines_as_are_wanted_and_f
         Passes,
         block_lines=st.integers(1, 20),
         tail_lines=st.integers(0, 30),
-        digest=st.booleans(),
-        hygiene=st.booleans(),
+        line_set=st.booleans(),
+        isolate_unseen=st.booleans(),
         separator=st.booleans(),
     ),
 )
-def test_each_line_and_each_digest_line_is_scored_exactly_once_within_the_context(
+def test_each_line_and_each_distinct_line_is_scored_exactly_once_within_the_context(
     lengths: list[tuple[int, bool]], context: int, passes: Passes
 ) -> None:
     lines = ["x" * length for length, _ in lengths]
-    known = book(*("x" * length for length, is_known in lengths if is_known))
+    known = frequencies(*("x" * length for length, is_known in lengths if is_known))
     found = cut(lines, known, passes, context)
     assert all(len(window.ids_T) == len(window.line_T) <= context for window in found)
     assert len(of("tail", found)) == (passes.tail_lines > 0)
-    for part, expected in (("lines", lines), ("digest", known.digest(lines) if passes.digest else [])):
+    for part, expected in (("lines", lines), ("line_set", known.line_set(lines) if passes.line_set else [])):
         scored: dict[int, list[int]] = {}
         for window in of(part, found):
             for token, whose in zip(window.ids_T, window.line_T, strict=True):
@@ -117,9 +121,9 @@ def test_each_line_and_each_digest_line_is_scored_exactly_once_within_the_contex
                     scored.setdefault(whose, []).append(token)
         assert scored == {index: list(TOKENIZER.encode(line)) for index, line in enumerate(expected)}
     ends = [window.part for window in found if END_OF_SESSION in window.line_T]
-    assert ends == ["tail"] * (passes.tail_lines > 0) + ["digest"] * passes.digest
+    assert ends == ["tail"] * (passes.tail_lines > 0) + ["line_set"] * passes.line_set
 
 
 def test_a_context_that_cannot_hold_a_line_is_refused() -> None:
     with pytest.raises(ValueError, match="context of 19"):
-        cut(["a"], book("a"), context=19)
+        cut(["a"], frequencies("a"), context=19)

@@ -45,7 +45,7 @@ def test_the_bundle_is_that_of_the_best_epoch_and_states_what_it_learned(
     assert len(curve) == 3
     assert training["best_epoch"] == 1 + int(np.argmin(curve))
     assert training["seed"] == 42
-    assert trained.meaning.max_line_tokens == 16
+    assert trained.preprocessing.max_line_tokens == 16
     used = trained.used_sessions
     assert len(used["train"]) > 3 * len(used["validation"]) > 0
     assert not set(used["train"].tolist()) & set(used["validation"].tolist())

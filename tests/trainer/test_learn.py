@@ -18,7 +18,7 @@ from trainer.checkpoint import load_state, weights_of
 from trainer.curve import EpochLosses, best_epoch, is_over
 from trainer.learn import Run, _learning_rate, _shuffled, learn, seed_all, validate
 from trainer.material import Material, count_lines, fit_tokenizer, make_material
-from trainer.progress import Progress
+from trainer.progress import TrainingProgress
 from trainer.settings import ModelSettings, TokenizerSettings, TrainingSettings
 from trainer.world import World
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from loggpt_stream.model.tokenizer import LineTokenizer
 
 ALONE = World(0, 1, torch.device("cpu"))
-QUIET = Progress(speaks=False)
+QUIET = TrainingProgress(speaks=False)
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +105,12 @@ def test_validation_is_the_loss_that_scoring_gives(
     material: Material, sessions: list[Session], tokenizer: LineTokenizer
 ) -> None:
     model = tiny(material)
-    books = count_lines(sessions[:40])
-    held_out = [each for each in sessions[40:60] if set(each.texts) <= set(books[each.kind].lines)]
+    line_frequencies = count_lines(sessions[:40])
+    held_out = [each for each in sessions[40:60] if set(each.texts) <= set(line_frequencies[each.kind].lines)]
     assert len(held_out) > 5
     whole = make_material(sessions[:40], held_out, tokenizer, 128)
     _, per_line, per_end = validate(model, whole.validation, whole.pad_id, ALONE)
-    scorer = Scorer(model, tokenizer, torch.device("cpu"), books=books, passes=Passes())
+    scorer = Scorer(model, tokenizer, torch.device("cpu"), line_frequencies=line_frequencies, passes=Passes())
     scores = scorer.score(held_out)
     lines = [loss for score in scores for loss in score.line_losses_L.tolist()]
     assert per_line == pytest.approx(sum(lines) / len(lines), rel=1e-5)
@@ -151,7 +151,7 @@ def test_a_run_that_went_on_from_its_checkpoint_ends_as_one_that_was_never_cut_o
     class CutOff(Exception):  # noqa: N818 - not an error
         pass
 
-    class Cut(Progress):
+    class Cut(TrainingProgress):
         def epoch(self, losses: EpochLosses, *, is_best: bool) -> None:
             del is_best
             if losses.epoch == 3:
@@ -185,7 +185,7 @@ def test_the_checkpoint_of_other_settings_or_data_is_not_used_and_that_is_said(
     material: Material, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     learn(tiny(material), material, run(tmp_path, epochs=1), ALONE, QUIET)
-    curve = learn(tiny(material), material, run(tmp_path, identity="other", epochs=1), ALONE, Progress())
+    curve = learn(tiny(material), material, run(tmp_path, identity="other", epochs=1), ALONE, TrainingProgress())
     assert "starting afresh: the checkpoint" in capsys.readouterr().err
     assert len(curve) == 1
     state = load_state(tmp_path / "checkpoint")

@@ -17,7 +17,7 @@ from trainer.cli import main
 from trainer.curve import EpochLosses, best_line_loss
 from trainer.learn import fresh_model, validate
 from trainer.material import Material, fit_tokenizer, make_material
-from trainer.progress import Progress
+from trainer.progress import TrainingProgress
 from trainer.search import better_of, search
 from trainer.settings import ModelSettings, TokenizerSettings, TrainerSettings, TrainingSettings
 from trainer.trials import DONE, TIME_UP, Trial, best_trial, with_found
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.trainer.conftest import Start
 
 ALONE = World(0, 1, torch.device("cpu"))
-QUIET = Progress(speaks=False)
+QUIET = TrainingProgress(speaks=False)
 # What --search looks for is left to the YAML file in some tests.
 SEARCHED = ("layers", "width", "heads", "batch-tokens", "learning-rate")
 
@@ -167,7 +167,7 @@ def test_a_search_that_was_cut_off_goes_on_after_its_last_trial(material: Materi
     class CutOff(Exception):  # noqa: N818 - not an error
         pass
 
-    class Cut(Progress):
+    class Cut(TrainingProgress):
         said = 0
 
         def say(self, text: str) -> None:
