@@ -51,7 +51,9 @@ _REPO: Final = Path(__file__).parent.parent
 _PRELOAD: Final = (
     "loggpt_stream.cli",
     "loggpt_stream.commands.run",
+    "loggpt_stream.daemon.process",
     "loggpt_stream.commands.doctor",
+    "loggpt_stream.checks.kafka",
     "loggpt_stream.route.service",
 )
 

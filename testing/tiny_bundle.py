@@ -15,10 +15,11 @@ from loggpt_stream.lines.masks import DEFAULT_RULES
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.bundle import Bundle, Preprocessing, save_bundle, save_calibrated
 from loggpt_stream.model.calibration import Calibration, EarlyCalibration, KindCalibration
-from loggpt_stream.model.gpt import ModelShape, new_model
+from loggpt_stream.model.gpt import new_model
 from loggpt_stream.model.losses import token_losses
 from loggpt_stream.model.scoring import Scorer
 from loggpt_stream.model.sequence import NOBODY, windows
+from loggpt_stream.model.shape import ModelShape
 from loggpt_stream.model.statistics import COMBINATIONS, COMBINED, EARLY, combine, fit_scales
 from loggpt_stream.model.tokenizer import LineTokenizer, train_tokenizer
 from trainer.material import count_lines

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import orjson
 
-from loggpt_stream.model.drift import DriftMode, DriftMonitor, EarlyMonitor
+from loggpt_stream.model.drift import DriftMonitor, EarlyMonitor
+from loggpt_stream.model.drift_mode import DriftMode
 from loggpt_stream.model.statistics import LENGTH, AnyScale, scales_from_json, scales_to_json, slack, surprises
 
 if TYPE_CHECKING:

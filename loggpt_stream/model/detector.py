@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from loggpt_stream.model.bundle import Bundle
     from loggpt_stream.model.calibration import Calibration, EarlyCalibration, Verdict
-    from loggpt_stream.model.drift import DriftMode
+    from loggpt_stream.model.drift_mode import DriftMode
     from loggpt_stream.model.line_frequencies import LineFrequencies
     from loggpt_stream.model.scoring import Prepared, Scorer, SessionScore
 

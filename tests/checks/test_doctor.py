@@ -18,8 +18,9 @@ from confluent_kafka import admin
 from loggpt_stream import cli
 from loggpt_stream.checks.cluster import judge_version
 from loggpt_stream.daemon.settings import DaemonSettings
+from loggpt_stream.kafka.finding import Level
 from loggpt_stream.kafka.settings import KafkaSettings
-from loggpt_stream.kafka.topics import Level, refusal
+from loggpt_stream.kafka.topics import refusal
 from testing.kafka_server import KafkaServer, create_topic, produce_unreadable_header, unique_name
 from testing.tiny_bundle import tiny_bundle
 

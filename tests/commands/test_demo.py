@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from loggpt_stream.commands.demo import _row, read_play
+from loggpt_stream.demo.play import _row, read_play
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

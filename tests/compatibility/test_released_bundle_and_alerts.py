@@ -13,7 +13,8 @@ import pytest
 
 from loggpt_stream.alerts.alert import schema
 from loggpt_stream.errors import UserError
-from loggpt_stream.model.bundle import MANIFEST, load_bundle
+from loggpt_stream.model.bundle import load_bundle
+from loggpt_stream.model.manifest import MANIFEST
 from testing.make_golden_bundle import golden_bundle
 from testing.make_golden_state import GOLDEN
 

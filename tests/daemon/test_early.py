@@ -27,7 +27,8 @@ from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.calibration import Calibration, EarlyCalibration, Judge
 from loggpt_stream.model.detector import Detector
-from loggpt_stream.model.drift import UNCONFIRMED, DriftMode
+from loggpt_stream.model.drift import UNCONFIRMED
+from loggpt_stream.model.drift_mode import DriftMode
 from loggpt_stream.model.statistics import Scale
 from testing.tiny_bundle import judged_early_by, tiny_bundle
 

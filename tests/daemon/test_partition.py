@@ -17,7 +17,7 @@ from loggpt_stream.lines.masks import DEFAULT_RULES, MaskRule, Masks
 from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.calibration import Calibration, Judge, Verdict
-from loggpt_stream.model.drift import DriftMode
+from loggpt_stream.model.drift_mode import DriftMode
 from loggpt_stream.model.scoring import SessionScore
 from testing.tiny_bundle import judged_early_by
 

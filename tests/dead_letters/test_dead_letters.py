@@ -79,15 +79,13 @@ class Desk:
                 await producer.flush()
                 await (producer.commit_transaction() if commit else producer.abort_transaction())
 
-    def flags(self) -> list[str]:
-        return [
-            *("--kafka.bootstrap", self.bootstrap, "--input-topic", self.input),
-            *("--dead-letter-topic", self.dead, "--group", self.group),
-        ]
+    def flags(self, action: str = "reinject") -> list[str]:
+        flags = ["--kafka.bootstrap", self.bootstrap, "--dead-letter-topic", self.dead]
+        return [*flags, "--input-topic", self.input, "--group", self.group] if action == "reinject" else flags
 
     async def run(self, action: str, *flags: str) -> int:
         """Run the command and return its exit code."""
-        return await asyncio.to_thread(cli.main, ["dead-letters", action, *self.flags(), *flags])
+        return await asyncio.to_thread(cli.main, ["dead-letters", action, *self.flags(action), *flags])
 
     async def injected(self, topic: str = "") -> list[Any]:
         """Return the committed records of the input topic."""
@@ -481,7 +479,7 @@ async def test_a_missing_topic_is_a_users_mistake(kafka: KafkaServer, capsys: py
         assert await desk.run(action) == 2
         assert f"no topic {desk.dead} at" in capsys.readouterr().err
     assert cli.main(["dead-letters", "bury"]) == 2
-    assert "there are list, explain and reinject" in capsys.readouterr().err
+    assert "there are list, explain, reinject" in capsys.readouterr().err
 
 
 def test_a_mark_names_runs_of_offsets_and_a_hostile_record_is_no_mark() -> None:

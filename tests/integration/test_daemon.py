@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from loggpt_stream.alerts.alert import schema
-from loggpt_stream.commands import replay
+from loggpt_stream.commands.replay import COMMAND as REPLAY
 from testing.daemon_process import DaemonProcess, Topics, own_process, produce, read_all
 from testing.tiny_bundle import NOVA34, tiny_bundle
 
@@ -48,7 +48,7 @@ def replayed(tmp_path: Path, bundle: Bundle, topic: str, lines: tuple[bytes, ...
     log, scores = tmp_path / "golden.log", tmp_path / "scores.jsonl"
     log.write_bytes(b"\n".join(lines) + b"\n")
     flags = ["--bundle", str(bundle.path), "--input-topic", topic, "--out", os.devnull, "--scores", str(scores)]
-    assert replay.main([*flags, str(log)]) == 0
+    assert REPLAY.main([*flags, str(log)]) == 0
     return {record["id"]: record for record in map(orjson.loads, scores.read_bytes().splitlines())}
 
 

@@ -12,7 +12,7 @@ from loggpt_stream.lines.gathering import Gathering
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.detector import Detector
-from loggpt_stream.model.drift import DriftMode
+from loggpt_stream.model.drift_mode import DriftMode
 from testing.tiny_bundle import nova34, tiny_bundle
 
 if TYPE_CHECKING:

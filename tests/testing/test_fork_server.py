@@ -34,7 +34,7 @@ REPO = Path(__file__).parent.parent.parent
         (["--version"], 0, __version__),
         (["no-such-command"], 2, "error: no command 'no-such-command'"),
         (["run", "--bundle", "/nowhere"], 2, "error: There is no bundle at /nowhere"),
-        (["run", "--no-such-flag"], 2, "unrecognized arguments: --no-such-flag"),
+        (["run", "--no-such-flag"], 2, "error: --no-such-flag: no such flag"),
     ],
 )
 def test_a_fork_says_and_returns_what_the_command_does(

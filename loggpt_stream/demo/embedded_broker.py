@@ -26,7 +26,7 @@ TOPICS: Final = ("openstack-logs", "loggpt-state", "loggpt-alerts", "loggpt-dead
 def embedded_broker() -> Iterator[str]:
     """Run a broker until the block ends; yield its bootstrap servers. Raises `UserError` where it does not start."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "loggpt_stream.commands.embedded_broker"],
+        [sys.executable, "-m", "loggpt_stream.demo.embedded_broker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
