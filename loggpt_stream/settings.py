@@ -42,7 +42,7 @@ KNOWN_KEYS: Final = frozenset(
     max_minutes max_open_lines max_open_mb max_open_sessions max_pending_sessions max_waiting_mb model out output
     output_topic partition partitions quick rate reading reason report resume score_timeout_s score_topic scores
     search search_minutes search_trials seed select session_timeout_s sessions shape shutdown_grace_s speed splits
-    start state_topic stuck_after_s test_cache threads time_scale to to_offset tokenizer topic training
+    start state_format state_topic stuck_after_s test_cache threads time_scale to to_offset tokenizer topic training
     transaction_timeout_s truth unkeyed validation validation_fraction
     """.split()  # noqa: SIM905 - a list of a word a line would be sixty lines
 )
