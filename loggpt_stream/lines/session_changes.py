@@ -269,7 +269,7 @@ def _sessions(sessions: Sequence[Session]) -> dict[str, Any]:
         seen.append(_us(session.last_seen_s))
         lines += session.lines[known:] if known else session.lines
         session.saved = len(session.lines), now
-    columns = {
+    columns: dict[str, list[Any]] = {
         "first_offset": _differences([session.first_offset for session in sessions]),
         "first_index": [session.first_index for session in sessions],
         "seen_us": _differences(seen),
@@ -279,7 +279,7 @@ def _sessions(sessions: Sequence[Session]) -> dict[str, Any]:
     times = [round(line.time_s * _US) for line in lines]
     # Most writers have milliseconds.
     unit = 1 if any(time % 1000 for time in times) else 1000
-    of_lines = {
+    of_lines: dict[str, list[Any]] = {
         "time": _differences([time // unit for time in times]),
         "offset": _differences([line.offset for line in lines]),
         "index": [line.index for line in lines],
