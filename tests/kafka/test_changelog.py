@@ -183,7 +183,7 @@ def test_a_changed_byte_of_the_content_is_found_by_the_checksum() -> None:
     frame[len(frame) // 2] ^= 1
     messages = Changelog(OWNER, FORMATS).write({"noise": value}, snapshot=True)
     place, _, _ = messages[0].value.partition(b"\n")
-    with pytest.raises(UserError, match="cannot be read .*checksum"):
+    with pytest.raises(UserError, match=r"cannot be read .*checksum"):
         read([Message(messages[0].key, place + b"\n" + bytes(frame), ())])
 
 
