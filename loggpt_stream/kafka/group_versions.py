@@ -86,7 +86,7 @@ class GroupVersions:
                     state_format=self._held_at,
                     newest=STATE_FORMAT,
                     members=[f"{each.client_id} at {each.host}, {each.member_id}" for each in old],
-                    remedy="nothing to be done in a rolling upgrade: the newest comes once every member reads it",
+                    remedy="none in a rolling upgrade; with instance_id, set state_format once all are new",
                 )
             return
         if self._held_at is not None:

@@ -269,7 +269,7 @@ def _sessions(sessions: Sequence[Session]) -> dict[str, Any]:
         seen.append(_us(session.last_seen_s))
         lines += session.lines[known:] if known else session.lines
         session.saved = len(session.lines), now
-    columns = {
+    columns: dict[str, list[Any]] = {
         "first_offset": _differences([session.first_offset for session in sessions]),
         "first_index": [session.first_index for session in sessions],
         "seen_us": _differences(seen),

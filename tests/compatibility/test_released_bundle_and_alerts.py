@@ -67,7 +67,7 @@ def test_a_bundle_of_a_newer_format_is_refused_with_the_version_that_wrote_it(tm
     manifest["format"] += 1
     manifest["versions"]["loggpt-stream"] = "0.9.1"
     (path / MANIFEST).write_bytes(orjson.dumps(manifest))
-    with pytest.raises(UserError, match=r"format 3, which loggpt-stream 0\.9\.1 wrote.*run 0\.9\.1 or newer"):
+    with pytest.raises(UserError, match=r"format 3, which loggpt-stream 0\.9\.1 wrote.*Run 0\.9\.1 or newer"):
         load_bundle(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -88,9 +89,10 @@ def test_fields_and_tables_that_a_newer_version_added_are_ignored(program: str) 
 
 
 def test_rules_and_masks_of_0_1_0_have_the_fingerprint_that_they_had(program: str) -> None:
-    """Else every session that is open at an upgrade would count as gathered under other rules, and go unjudged."""
+    """Else every session that is open at an upgrade would count as gathered under other rules, and go unjudged.
+
+    It is of the `repr` of both: a field or a class that gets another name changes it.
+    """
     del program
-    rules, masks = repr(SessionRules()), repr(DEFAULT_RULES[:1])
-    assert rules.startswith("SessionRules(key_order=('explicit', 'instance', 'instance_in_text', 'request_instance',")
-    assert rules.endswith("revival=('Claim successful',), grace_s=30.0, max_future_s=10.0, tombstone_s=600.0)")
-    assert masks.startswith("(MaskRule(")
+    found = hashlib.sha256(repr((SessionRules(), DEFAULT_RULES)).encode()).hexdigest()[:16]
+    assert found == "ad8a2fac95369709"

@@ -12,13 +12,14 @@ import sys
 import tarfile
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 import pytest
 
 from faults.oracle import expect, judge, published, read_committed, settled
 from faults.workload import Workload
+from loggpt_stream import __version__
 from loggpt_stream.model.bundle import load_bundle
 from testing.daemon_process import DaemonProcess, Topics, fork, read_all
 from testing.make_golden_bundle import golden_bundle
@@ -63,20 +64,24 @@ class Upgrade:
 
         return self.start(released)
 
-    async def formats(self) -> dict[int, tuple[int, str | None]]:
-        """Return the format of each state partition's newest record, and the version that wrote it."""
-        found = {}
+    async def written(self) -> list[tuple[int, int, str]]:
+        """Return of each record of the state topic its partition, its format and the version that wrote it."""
+        found = []
         for record in await read_all(self.topics.bootstrap, self.topics.state):
             if record.key != b"barrier":
                 place = orjson.loads(record.value.partition(b"\n")[0])
-                found[record.partition] = place.get("state_format", 1), place.get("writer")
+                found.append((record.partition, place.get("state_format", 1), place.get("writer", "0.1.0")))
         return found
+
+    async def formats(self) -> dict[int, int]:
+        """Return the format of each state partition's newest record."""
+        return {partition: state_format for partition, state_format, _ in await self.written()}
 
     async def all_in(self, wanted: int, within_s: float = 60.0) -> None:
         """Wait until the state of each partition is in this format."""
         deadline_s = time.monotonic() + within_s
         found = await self.formats()
-        while {number for number, _ in found.values()} != {wanted} or len(found) < PARTITIONS:
+        while set(found.values()) != {wanted} or len(found) < PARTITIONS:
             assert time.monotonic() < deadline_s, found
             await asyncio.sleep(0.5)
             found = await self.formats()
@@ -101,8 +106,16 @@ async def owns_something(daemon: DaemonProcess) -> None:
     await daemon.ready()
 
 
-async def events(daemon: DaemonProcess, name: str) -> list[dict[str, Any]]:
-    return [each for each in daemon.events() if each["event"] == name]
+def taken_over(daemon: DaemonProcess) -> int:
+    return sum(each["event"] == "partition_taken_over" for each in daemon.events())
+
+
+async def takes_over(daemon: DaemonProcess, more_than: int, within_s: float = 30.0) -> None:
+    """Wait until a daemon has taken partitions over more often than before."""
+    deadline_s = time.monotonic() + within_s
+    while taken_over(daemon) <= more_than:
+        assert time.monotonic() < deadline_s, daemon.log_path.read_text()[-6000:]
+        await asyncio.sleep(0.1)
 
 
 async def test_a_rolling_upgrade_with_kills_loses_nothing_and_ends_in_the_new_format(upgrade: Upgrade) -> None:
@@ -118,11 +131,12 @@ async def test_a_rolling_upgrade_with_kills_loses_nothing_and_ends_in_the_new_fo
                 held_back = await new_one.saw("state_format_held_back")
                 assert held_back["state_format"] == 1
                 # Both are at work on state that both read; the old one gets back what the new one had, and goes on.
+                before = taken_over(old_two)
                 kill(new_one)
-                await old_two.reached("loggpt_records_total", 1)
+                await takes_over(old_two, before)
                 with upgrade.start() as new_two:
                     await owns_something(new_two)
-                    assert {number for number, _ in (await upgrade.formats()).values()} == {1}
+                    assert set((await upgrade.formats()).values()) == {1}
                     kill(old_two)
                     with upgrade.start() as new_three:
                         await owns_something(new_three)
@@ -133,6 +147,8 @@ async def test_a_rolling_upgrade_with_kills_loses_nothing_and_ends_in_the_new_fo
                         await workload.close()
                         await end(upgrade)
                         assert new_three.process.poll() is None
+    # All three ways to write were there, and the released version went on from what the new one wrote.
+    assert {each[1:] for each in await upgrade.written()} == {(1, "0.1.0"), (1, __version__), (2, __version__)}
 
 
 async def end(upgrade: Upgrade) -> None:
