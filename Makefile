@@ -9,10 +9,11 @@ BIN := .venv/bin
 # Compiled imports are kept: without them every process of the suite and the demo compiles torch anew, ten seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test lint format lock real-run memory-run faults faults-quick histories delivery-cost quality report docs docs-serve clean release matrix reference
+.PHONY: help venv demo test lint format lock real-run memory-run faults faults-quick histories delivery-cost quality report docs docs-serve clean release matrix reference check
 
 help:
 	@echo "make demo        train, calibrate and stream recorded OpenStack logs on this machine, alerts shown (Ctrl-C ends it)"
+	@echo "make check       lint, types, and the tests that need no broker and few seconds: three minutes on two cores"
 	@echo "make test        lint, then every test with coverage; a real Kafka too, where Java and Maven are installed"
 	@echo "make lint        ruff, mypy and the import directions"
 	@echo "make format      let ruff format the code and mend what it can"
@@ -73,8 +74,17 @@ docs: .venv/.ready
 
 docs-serve: .venv/.ready
 	@exec $(BIN)/python -m mkdocs serve --strict $(ARGS)
+
 reference: .venv/.ready
 	@exec $(BIN)/python -m scripts.reference
+
+# What to run while you work. -n 2: without brokers nothing waits, and two processes keep two cores busy.
+check: export OMP_NUM_THREADS ?= 1
+check: export HF_HUB_OFFLINE = 1
+check: .venv/.ready
+	@began=$$(date +%s) && $(MAKE) --no-print-directory lint \
+		&& $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not kafka and not slow" $(ARGS) \
+		&& echo "make check took $$(( $$(date +%s) - began )) s"
 
 # One thread for each process: the test processes already fill the cores. Nothing may ask a model hub for anything.
 test: export OMP_NUM_THREADS ?= 1

@@ -3,7 +3,8 @@
 What runs is the daemon's own code from the record to the transaction (`PartitionTask`, `Partition`, `Changelog`,
 `TransactionalLog`, sessions and decoding); simulated are Kafka, the scorer, the clock, and who believes to own the
 partition. Whatever happened, the committed scores must be those of one undisturbed pass over the input, and the
-committed dead letters its bad records: none missing, none twice, none different.
+committed dead letters its bad records: none missing, none twice, none different. Owners write their state in different
+formats, as in a rolling upgrade.
 
     python -m faults.simulation --histories 1000000     # until one fails: its seed is printed
     python -m faults.simulation --seed 4711              # that history again, told step by step
@@ -28,6 +29,7 @@ from faults.simulated_kafka import SimulatedKafka, SimulatedProducer, SimulatedR
 from loggpt_stream.alerts.alert import JudgedSession
 from loggpt_stream.daemon.metrics import Metrics
 from loggpt_stream.daemon.partition import Partition
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
 from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.kafka.partition_task import PartitionTask, TaskOptions
 from loggpt_stream.kafka.transactions import Outgoing, TransactionalLog
@@ -50,6 +52,7 @@ START_S: Final = 1_795_442_880.0
 _ID: Final = "group-input-0"
 _INPUT: Final = TopicPartition("input", 0)
 _STATE: Final = TopicPartition("state", 0)
+_OWNER: Final = "group input"
 _ACTIONS: Final = 150
 _GATHERING: Final = Gathering(RULES, Masks())
 _METRICS: Final = Metrics()
@@ -92,7 +95,7 @@ class _NobodyReads:
 
 _PUBLISHER: Final = _ScoresAndLetters()
 _NOBODY_READS: Final = _NobodyReads()
-_OPTIONS: Final = TaskOptions(owner="group input", interval_s=1.0, commit_within_s=1.0)
+_OPTIONS: Final = TaskOptions(interval_s=1.0, commit_within_s=1.0)
 
 
 def partition_of(where: TopicPartition, changelog: Changelog) -> Partition:
@@ -221,15 +224,13 @@ class Simulation:
         self.processes.append(process)
 
     def _process(self) -> Process:
+        # A member of version 0.1.0 is in the group, or is not, or nobody knows.
+        wanted = self.chance.choice((1, 2, None))
         most_changes = self.chance.choice((2, 5, 100))
-
-        def new_partition(where: TopicPartition, changelog: Changelog) -> Partition:
-            changelog.most_changes = most_changes
-            return partition_of(where, changelog)
-
         task = PartitionTask(
             _INPUT,
-            new_partition=new_partition,
+            new_changelog=lambda: Changelog(_OWNER, STATE_FORMATS, lambda: wanted, most_changes=most_changes),
+            new_partition=partition_of,
             open_log=lambda: TransactionalLog(
                 _STATE,
                 lambda: SimulatedProducer(self.kafka, _ID),
@@ -316,7 +317,7 @@ class Simulation:
 
 def undisturbed(records: Sequence[Record]) -> dict[str, list[bytes]]:
     """Return what one pass over the input publishes, by topic."""
-    partition = partition_of(_INPUT, Changelog(_OPTIONS.owner))
+    partition = partition_of(_INPUT, Changelog(_OWNER, STATE_FORMATS))
     partition.begin_at(0)
     for record in records:
         partition.feed(record, record.timestamp_s)

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.kafka.changelog import applied
+from loggpt_stream.kafka.changelog import applied, place_of
 from loggpt_stream.kafka.partition_task import PendingCommit
 from loggpt_stream.lines.decode import decode
-from loggpt_stream.lines.journal import Journal, Pending, Restored
 from loggpt_stream.lines.record import Record, UndecodableError, arrival_s
+from loggpt_stream.lines.session_changes import Pending, SessionChanges, SessionRestore
 from loggpt_stream.lines.sessionizer import Sessionizer
 from loggpt_stream.lines.tables import NEVER, Tables
 
@@ -84,9 +84,9 @@ class Partition:
         self._ticked_s = NEVER
 
     def _begin(self, tables: Tables) -> None:
-        self._journal = Journal(tables)
+        self._changes = SessionChanges(tables)
         self.sessionizer = Sessionizer(
-            self._gathering.rules, self._gathering.masks, journal=self._journal, tables=tables
+            self._gathering.rules, self._gathering.masks, changes=self._changes, tables=tables
         )
 
     def limit(self, sessions: int, lines: int, size_bytes: int) -> None:
@@ -99,18 +99,18 @@ class Partition:
         """Go on where `changes` end: a snapshot and what came after it. Raises `UserError` where they do not fit."""
         if not changes:
             return
-        restored = Restored(self._gathering.rules.tombstone_s)
+        restored = SessionRestore(self._gathering.rules.tombstone_s)
         with _no_garbage():
             applied(changes, restored.apply)
         tables, self.pending = restored.tables, restored.pending
         newest = changes[-1]
-        self.position, self.last_record = newest["position"], tuple(newest["last_record"] or ()) or None
-        self._ticked_s = newest["reached"] if newest["reached"] is not None else NEVER
+        self.position, self.last_record = place_of(newest)
+        self._ticked_s = newest.get("reached_s", NEVER)
         self._begin(tables)
-        if not self.judge.resume(next((each["judge"] for each in reversed(changes) if "judge" in each), {})):
+        if not self.judge.resume(next((each["drift"] for each in reversed(changes) if "drift" in each), {})):
             self.judge = self._new_judge()
         self._quiet_watermark_s = max(self._ticked_s, self.sessionizer.watermark_s)
-        if newest["meaning"] != self._gathering.fingerprint:
+        if newest.get("preprocessing") != self._gathering.fingerprint:
             for session in (*tables.by_opening.values(), *self.pending.values()):
                 session.outdated = True
             self._owes = self._rewrite = True
@@ -174,7 +174,7 @@ class Partition:
         if session is None or session.identity != judged.session.identity:
             return
         session.announced_s = judged.session.announced_s = now_s
-        self._journal.announced(session)
+        self._changes.announced(session)
         self._early.append(judged)
         self._owes = True
 
@@ -190,20 +190,22 @@ class Partition:
 
         From here on it counts as written. Where that fails, this object is of no more use: restore another one.
         """
-        if not self._owes or self.position is None:
+        if not (self._owes or self._changelog.format_due) or self.position is None:
             return None
         snapshot = self._changelog.snapshot_due or self._rewrite
         if snapshot:
-            change = self._journal.everything(self.pending.values())
+            change = self._changes.everything(self.pending.values())
         else:
-            change = self._journal.take([judged.session for judged in self._judged])
-        reached_s = None if self._ticked_s == NEVER else self._ticked_s
+            change = self._changes.take([judged.session for judged in self._judged])
         if self._record is not None:
             self.last_record = self._record.offset, self._record.timestamp_ms
-        change |= {"position": self.position, "last_record": self.last_record, "reached": reached_s}
-        change["meaning"] = self._gathering.fingerprint
+        change |= {"position": self.position, "preprocessing": self._gathering.fingerprint}
+        if self.last_record is not None:
+            change["last_record"] = dict(zip(("offset", "timestamp_ms"), self.last_record, strict=True))
+        if self._ticked_s != NEVER:
+            change["reached_s"] = self._ticked_s
         if snapshot or self._judged:
-            change["judge"] = self.judge.state()
+            change["drift"] = self.judge.state()
         state = self._changelog.write(change, snapshot=snapshot)
         alerts = [*self._early, *(judged for judged in self._judged if judged.alarms)]
         pending = SessionCommit(self.position, state, alerts, self._judged, self._rejected)

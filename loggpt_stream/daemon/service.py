@@ -26,6 +26,7 @@ from loggpt_stream.daemon.metrics import Metrics
 from loggpt_stream.daemon.partition import Partition, SessionCommit
 from loggpt_stream.daemon.publisher import SessionPublisher
 from loggpt_stream.daemon.scorer_thread import ScorerThread
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
 from loggpt_stream.kafka.clients import Clients
 from loggpt_stream.kafka.health import Health, ProgressWatch, serve
 from loggpt_stream.kafka.membership import Membership
@@ -53,6 +54,8 @@ _RESUME_AT: Final = 0.5
 
 class Daemon:
     """One process of the consumer group, from start to SIGTERM."""
+
+    state_formats = STATE_FORMATS
 
     def __init__(self, settings: DaemonSettings, detector: Detector, clock: Clock = time.time) -> None:
         """Start outside the group, with nothing read."""

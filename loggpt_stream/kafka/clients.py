@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 
+from loggpt_stream.kafka.group_versions import CLIENT_ID
 from loggpt_stream.kafka.transactions import TransactionalLog
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Clients:
         settings = self._settings
         timeout_ms = round(settings.session_timeout_s * 1000)
         return AIOKafkaConsumer(
-            **settings.kafka.client_options(),
+            **settings.kafka.client_options() | {"client_id": CLIENT_ID},
             group_id=settings.group,
             group_instance_id=settings.instance_id,
             enable_auto_commit=False,

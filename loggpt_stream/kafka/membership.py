@@ -18,7 +18,9 @@ from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from loggpt_stream.errors import UserError
+from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.kafka.connection import explain, unreadable_header
+from loggpt_stream.kafka.group_versions import GroupVersions
 from loggpt_stream.kafka.outage import Outage
 from loggpt_stream.kafka.partition_task import PartitionT, PartitionTask, PendingT, Publisher, TaskOptions
 from loggpt_stream.kafka.start_position import ANSWER_WITHIN_S, find_position
@@ -29,7 +31,7 @@ from loggpt_stream.logs import get_logger
 if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine
 
-    from loggpt_stream.kafka.changelog import Changelog
+    from loggpt_stream.kafka.changelog import StateFormats
     from loggpt_stream.kafka.clients import Clients
     from loggpt_stream.kafka.health import Health
     from loggpt_stream.kafka.metrics import MemberMetrics
@@ -49,11 +51,19 @@ _LET_GO_WITHIN_S: Final = 10.0
 # A commit gives up before the broker does, so that it is this side that takes over anew.
 _COMMIT_SHARE: Final = 0.8
 
+# A process that is gone for ten times as long as the group waits for it was taken away.
+_SETTLED_AFTER_TIMEOUTS: Final = 10
+
 Clock = Callable[[], float]
 
 
 class Application(Protocol[PartitionT]):
-    """What a member does with the partitions that it owns: the daemon, or the router."""
+    """What a member does with the partitions that it owns: the daemon, or the router.
+
+    state_formats: how what it stores is read and written in older formats.
+    """
+
+    state_formats: StateFormats
 
     def new_partition(self, where: TopicPartition, changelog: Changelog) -> PartitionT:
         """Return the state of a partition of which nothing is known yet."""
@@ -100,6 +110,7 @@ class Membership(ConsumerRebalanceListener, Generic[PartitionT, PendingT]):  # t
         self._health = health
         self._clock = clock
         self._outage = Outage(settings.kafka)
+        self._versions = GroupVersions(settings.state_format, _SETTLED_AFTER_TIMEOUTS * settings.session_timeout_s)
         self._assigned: dict[TopicPartition, tuple[PartitionTask[PartitionT, PendingT], asyncio.Task[None]]] = {}
         self._leaving = False
         self._consumer: Any = None
@@ -227,6 +238,10 @@ class Membership(ConsumerRebalanceListener, Generic[PartitionT, PendingT]):  # t
     def _read_now(self) -> set[TopicPartition]:
         assigned: set[TopicPartition] = self._consumer.assignment()
         return assigned & set(self.partitions)
+
+    def state_format(self) -> int | None:
+        """Return the format in which state is written as of now; None: the one that it is in."""
+        return self._versions.state_format()
 
     # What a task needs (`partition_task.Reading`).
 
@@ -363,6 +378,8 @@ class Membership(ConsumerRebalanceListener, Generic[PartitionT, PendingT]):  # t
         """Have each partition taken over (aiokafka's callback; no heartbeat is sent while it runs)."""
         # Until it is known where to begin, nothing may be read.
         self._consumer.pause(*assigned)
+        # Before anything is taken over: its state may have to be written so that others can read it.
+        await self._versions.ask(self._settings.kafka, self._settings.group)
         if self._leaving:
             return  # on our way out: nobody would end what began now
         await self._let_go(assigned)
@@ -378,12 +395,17 @@ class Membership(ConsumerRebalanceListener, Generic[PartitionT, PendingT]):  # t
     def _new_task(self, where: TopicPartition) -> PartitionTask[PartitionT, PendingT]:
         settings = self._settings
         options = TaskOptions(
-            owner=f"{settings.group} {settings.input_topic}",
             interval_s=settings.commit_interval_s,
             commit_within_s=_COMMIT_SHARE * settings.transaction_timeout_s,
         )
         return PartitionTask(
             where,
+            new_changelog=partial(
+                Changelog,
+                f"{settings.group} {settings.input_topic}",
+                self._application.state_formats,
+                self.state_format,
+            ),
             new_partition=self._application.new_partition,
             open_log=partial(self._clients.log_of, where.partition),
             publisher=self._publisher,

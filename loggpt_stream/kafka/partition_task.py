@@ -32,7 +32,6 @@ from aiokafka.errors import (
 )
 
 from loggpt_stream.errors import UserError
-from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.logs import get_logger
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
     from aiokafka import TopicPartition
 
-    from loggpt_stream.kafka.changelog import Change
+    from loggpt_stream.kafka.changelog import Change, Changelog
     from loggpt_stream.kafka.metrics import MemberMetrics
     from loggpt_stream.kafka.transactions import Bulk, Outgoing
     from loggpt_stream.message import Message
@@ -164,12 +163,11 @@ class Reading(Protocol[PartitionT_contra]):
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """owner: whose state it is, the consumer group and the input topic. interval_s: between transactions at most.
+    """interval_s: between transactions at most.
 
     commit_within_s: time limit of a transaction; below the broker's own, so that it is this side that takes over anew.
     """
 
-    owner: str
     interval_s: float
     commit_within_s: float
 
@@ -183,6 +181,7 @@ class PartitionTask(Generic[PartitionT, PendingT]):
         self,
         where: TopicPartition,
         *,
+        new_changelog: Callable[[], Changelog],
         new_partition: Callable[[TopicPartition, Changelog], PartitionT],
         open_log: Callable[[], Log],
         publisher: Publisher[PartitionT, PendingT],
@@ -190,9 +189,10 @@ class PartitionTask(Generic[PartitionT, PendingT]):
         metrics: MemberMetrics,
         options: TaskOptions,
     ) -> None:
-        """Start assigned. `new_partition` and `open_log` make what a life begins with."""
+        """Start assigned. `new_changelog`, `new_partition` and `open_log` make what a life begins with."""
         self.where = where
         self.state = TaskState.ASSIGNED
+        self._new_changelog = new_changelog
         self._new_partition = new_partition
         self._open_log = open_log
         self._publisher = publisher
@@ -209,7 +209,7 @@ class PartitionTask(Generic[PartitionT, PendingT]):
         self._begin_life()
 
     def _begin_life(self) -> None:
-        self._changelog = Changelog(self._options.owner)
+        self._changelog = self._new_changelog()
         self._log = self._open_log()
         self._lost = None
         self.partition = self._new_partition(self.where, self._changelog)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from loggpt_stream.errors import UserError
+from loggpt_stream.kafka.changelog import STATE_FORMAT
 from loggpt_stream.settings import ENV_NESTED, ENV_PREFIX, Section, Settings
 from loggpt_stream.terminal import LogFormat
 
@@ -187,6 +188,13 @@ class MemberSettings(PlacementSettings):
     commit_interval_s: float
     transaction_timeout_s: float = Field(
         15.0, ge=3, description="an unfinished transaction is undone by the broker after so many seconds"
+    )
+    state_format: int | None = Field(
+        None,
+        ge=1,
+        le=STATE_FORMAT,
+        description="format of the state that is written: 1 before going back to version 0.1.0 (the newest that every "
+        "member of the group reads)",
     )
     log_format: LogFormat = Field("auto", description="console, json, or auto (console on a terminal)")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log event shown")

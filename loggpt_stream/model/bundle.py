@@ -254,6 +254,13 @@ def _manifest(path: Path, key: Path | None = None) -> dict[str, Any]:
         manifest = orjson.loads(content)
     except (OSError, orjson.JSONDecodeError) as error:
         raise BundleError(f"{path / MANIFEST} cannot be read ({error}). Train and calibrate again.") from error
+    if isinstance(manifest, dict) and isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
+        versions = manifest.get("versions")
+        writer = versions.get("loggpt-stream", "?") if isinstance(versions, dict) else "?"
+        raise BundleError(
+            f"{path} is a bundle of format {manifest['format']}, which loggpt-stream {writer} wrote; this is "
+            f"{__version__}, which reads format {FORMAT}. Run {writer} or newer, or train and calibrate with this one."
+        )
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{path} is not a bundle of format {FORMAT}. Train and calibrate with this version.")
     return manifest

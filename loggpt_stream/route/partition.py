@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loggpt_stream.kafka.changelog import applied
+from loggpt_stream.kafka.changelog import applied, place_of
 from loggpt_stream.kafka.partition_task import PendingCommit
 from loggpt_stream.kafka.transactions import Stamped
 from loggpt_stream.lines.decode import ABOUT_SEVERAL, decode
@@ -75,8 +75,7 @@ class RoutedPartition:
         """Go on where `changes` end: a snapshot and what came after it. Raises `UserError` where they do not fit."""
         applied(changes, self._keys.apply)
         if changes:
-            newest = changes[-1]
-            self.position, self.last_record = newest["position"], tuple(newest["last_record"] or ()) or None
+            self.position, self.last_record = place_of(changes[-1])
 
     def begin_at(self, position: int) -> None:
         """Read on at `position`, which is not where it was: a new group, or records that are gone."""
@@ -113,11 +112,13 @@ class RoutedPartition:
 
         From here on it counts as written. Where that fails, this object is of no more use: restore another one.
         """
-        if not self._owes or self.position is None:
+        if not (self._owes or self._changelog.format_due) or self.position is None:
             return None
         snapshot = self._changelog.snapshot_due
         change = self._keys.everything() if snapshot else self._keys.changes()
-        change |= {"position": self.position, "last_record": self.last_record}
+        change["position"] = self.position
+        if self.last_record is not None:
+            change["last_record"] = dict(zip(("offset", "timestamp_ms"), self.last_record, strict=True))
         state = self._changelog.write(change, snapshot=snapshot)
         pending = RecordCommit(
             self.position,

@@ -21,6 +21,7 @@ from loggpt_stream.lines.record import as_record
 from loggpt_stream.logs import get_logger
 from loggpt_stream.route.metrics import RouteMetrics
 from loggpt_stream.route.partition import RecordCommit, RoutedPartition
+from loggpt_stream.route.state_formats import STATE_FORMATS
 
 if TYPE_CHECKING:
     from aiokafka import TopicPartition
@@ -40,6 +41,8 @@ _LOOK_AGAIN_S: Final = 0.02
 
 class Router:
     """One process of the consumer group, from start to SIGTERM."""
+
+    state_formats = STATE_FORMATS
 
     def __init__(self, settings: RouteSettings, clock: Clock = time.time) -> None:
         """Start outside the group."""

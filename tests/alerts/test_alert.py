@@ -127,6 +127,7 @@ def test_top_lines_are_the_most_surprising_raw_lines_in_order(detector: Detector
     assert all(sum(line["token_losses"]) == pytest.approx(line["loss"], abs=0.01) for line in top)
 
 
+@pytest.mark.slow
 @given(
     text=st.text(max_size=200),
     times_s=st.tuples(st.floats(-1e15, 1e15), st.floats(-1e15, 1e15)),

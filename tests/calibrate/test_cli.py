@@ -27,6 +27,8 @@ from tests.calibrate.conftest import LABELS, NOVA34
 if TYPE_CHECKING:
     from tests.calibrate.conftest import Recording
 
+pytestmark = pytest.mark.slow  # each test scores the recording anew
+
 REPO = Path(__file__).parent.parent.parent
 VAL = ["--labels", LABELS, "--select", "split=val"]
 TEST = ["--labels", LABELS, "--select", "split=test"]

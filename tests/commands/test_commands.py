@@ -62,6 +62,7 @@ def test_help_teaches(
     assert taught in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["demo", "real-run", "memory-run", "quality", "report"])
 def test_what_make_starts_is_there(target: str) -> None:
     without_make = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
@@ -93,6 +94,7 @@ def test_the_commented_route_yaml_loads_and_shows_the_defaults() -> None:
     assert from_file.model_copy(update={"config": None}) == RouteSettings()
 
 
+@pytest.mark.slow
 def test_replay_writes_alerts_and_scores_and_says_what_it_read(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

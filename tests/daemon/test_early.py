@@ -19,6 +19,7 @@ from loggpt_stream.daemon.batching import Closed, Waiting
 from loggpt_stream.daemon.early import SETTLE_S, EarlyLooks
 from loggpt_stream.daemon.partition import Partition
 from loggpt_stream.daemon.scorer_thread import ScorerHungError, ScorerThread
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
 from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.lines.gathering import Gathering
 from loggpt_stream.lines.masks import Masks
@@ -86,7 +87,9 @@ class Bench:
     def __init__(self, scorer: Scorer, calibration: Calibration = CALIBRATION, *, every_s: float = 0.02) -> None:
         self.scorer = scorer
         self.detector = detector = detector_of(scorer, calibration)
-        self.partition = Partition("input", 0, detector.gathering, lambda: Judge(calibration), Changelog("group input"))
+        self.partition = Partition(
+            "input", 0, detector.gathering, lambda: Judge(calibration), Changelog("group input", STATE_FORMATS)
+        )
         self.partitions: dict[Any, Partition] = {0: self.partition}
         self.waiting = Waiting(batch_tokens=512, batch_wait_s=0.01)
         self.announced: list[JudgedSession] = []

@@ -10,6 +10,7 @@ import pytest
 
 from loggpt_stream.alerts.alert import JudgedSession
 from loggpt_stream.daemon.partition import Partition
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
 from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.lines.gathering import Gathering
 from loggpt_stream.lines.masks import DEFAULT_RULES, MaskRule, Masks
@@ -57,7 +58,7 @@ def partition(
         0,
         Gathering(rules, Masks(mask_rules)),
         lambda: Judge(kinds, DriftMode.ADAPT),
-        changelog or Changelog("group input"),
+        changelog or Changelog("group input", STATE_FORMATS),
     )
 
 
@@ -70,7 +71,7 @@ def state(of: Partition) -> list[Message]:
 
 def restored(stored: list[Message], **change: Any) -> Partition:
     """Return a partition that knows nothing but what is stored."""
-    changelog = Changelog("group input")
+    changelog = Changelog("group input", STATE_FORMATS)
     again = partition(changelog=changelog, **change)
     again.restore(changelog.read((each.key, each.value) for each in stored))
     return again

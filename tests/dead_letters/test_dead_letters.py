@@ -30,6 +30,7 @@ from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Record, UndecodableError
 from loggpt_stream.lines.rules import KEY_SOURCES
 from loggpt_stream.route.partition import RoutedPartition
+from loggpt_stream.route.state_formats import STATE_FORMATS
 from loggpt_stream.terminal import printable
 from testing.kafka_server import KafkaServer, create_topic, unique_name
 
@@ -453,7 +454,7 @@ async def test_what_came_through_the_router_is_put_back_before_it_and_nowhere_el
     desk = await Desk(kafka.bootstrap).create()
     raw = replace(desk, input=unique_name("raw"))
     await create_topic(kafka.bootstrap, raw.input, 3)
-    router = RoutedPartition(raw.input, 2, KEY_SOURCES, None, Changelog("router"))
+    router = RoutedPartition(raw.input, 2, KEY_SOURCES, None, Changelog("router", STATE_FORMATS))
     router.feed(raw.record(CUT, partition=2, offset=70, key=b"host", headers=(("theirs", b"x"),)))
     unsaved = router.take()
     assert unsaved is not None

@@ -12,6 +12,7 @@ from loggpt_stream.alerts.alert import schema
 from loggpt_stream.daemon.metrics import CLOSE_REASONS, FATES, KINDS
 from loggpt_stream.daemon.partition import Rejected
 from loggpt_stream.daemon.publisher import DEAD_LETTER_BYTES, dead_letter
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
 from loggpt_stream.dead_letters.reasons import REASONS
 from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.lines import rules, session
@@ -117,7 +118,7 @@ def test_the_headers_of_dead_letters_and_routed_records_are_those_that_are_writt
     record = Record(b"x" * (DEAD_LETTER_BYTES + 1), "input", 0, 1, 1.0)
     letter = dead_letter(Rejected(record, UndecodableError("too_long", "cut")), DEAD_LETTER_BYTES)
     assert [name for name, _ in letter.headers] == list(DEAD_LETTER_HEADERS)
-    routed = RoutedPartition("input", 0, rules.KEY_SOURCES, None, Changelog("group input"))
+    routed = RoutedPartition("input", 0, rules.KEY_SOURCES, None, Changelog("group input", STATE_FORMATS))
     routed.feed(Record(b"x", "input", 0, 1, 1.0))
     batch = routed.take()
     assert batch is not None

@@ -10,6 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced, TopicAuthorizationFailedError
 
 from loggpt_stream.daemon.metrics import Metrics
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
 from loggpt_stream.errors import UserError
 from loggpt_stream.kafka import partition_task
 from loggpt_stream.kafka.changelog import Changelog
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
     from loggpt_stream.message import Message
 
 WHERE = TopicPartition("input", 0)
-OPTIONS = TaskOptions(owner="group input", interval_s=0.001, commit_within_s=1.0)
+OPTIONS = TaskOptions(interval_s=0.001, commit_within_s=1.0)
+
+
+def new_changelog() -> Changelog:
+    return Changelog("group input", STATE_FORMATS)
 
 
 class State:
@@ -84,6 +89,7 @@ class Bench:
         self.publisher = Publisher()
         self.task: PartitionTask[State, PendingCommit] = PartitionTask(
             WHERE,
+            new_changelog=new_changelog,
             new_partition=lambda _where, _changelog: State(),
             open_log=lambda: self,
             publisher=self.publisher,
@@ -205,7 +211,7 @@ async def test_where_even_small_messages_are_too_large_it_ends_and_says_what_to_
 
 def without_snapshot() -> list[tuple[bytes | None, bytes | None]]:
     """Return a state topic that lacks its snapshot."""
-    changelog = Changelog(OPTIONS.owner)
+    changelog = new_changelog()
     changelog.write({}, snapshot=True)
     (change,) = changelog.write({}, snapshot=False)
     return [(change.key, change.value)]

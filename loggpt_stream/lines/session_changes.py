@@ -1,10 +1,11 @@
 """What changed in a partition's sessions since somebody last asked, as JSON-ready values, and applying it.
 
-A change is a set of columns (lines of all touched sessions one after the other, numbers as differences), which compress
-to a few bytes a line. A snapshot is a change from nothing, so that there is one format and one reader. Raw text is not
-stored: where a line stands in the input topic is.
+A change is a set of tables (`lines.columns`) with named fields: sessions, their lines one after the other with numbers
+as differences, ends, links and so on, which compress to a few bytes a line. A snapshot is a change from nothing, so
+that there is one format and one reader. Raw text is not stored: where a line stands in the input topic is. This is
+format 2; what was written in format 1 is converted before it comes here (`lines.state_formats`).
 
-    restored = Restored(rules.tombstone_s)
+    restored = SessionRestore(rules.tombstone_s)
     for change in changes:      # a snapshot and what came after it
         restored.apply(change)
 
@@ -18,6 +19,7 @@ from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
+from loggpt_stream.lines.columns import column, of_columns, rows, table
 from loggpt_stream.lines.continuation import Parent, TracebackReader
 from loggpt_stream.lines.session import LINE_BYTES, REST_BYTES, Line, Session
 from loggpt_stream.lines.tables import NEVER, Tables, Tombstone
@@ -25,13 +27,69 @@ from loggpt_stream.lines.tables import NEVER, Tables, Tombstone
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from loggpt_stream.lines.tables import Key
+
 Identity = tuple[int, int]
 Pending = dict[Identity, Session]
 
 _US: Final = 1_000_000
 
+# The tables of a change: their fields, with what holds where a field is absent. Add to them; a change of meaning is a
+# new format. Times are in microseconds of the epoch. `first_offset` and `first_index` identify a session.
+CLOCK: Final = {"watermark_us": None, "offset": -1, "index": 0}
+# first_offset and seen_us: differences to the row before. known: how many lines were stored before; count: those here.
+SESSIONS: Final = {"first_offset": 0, "first_index": 0, "seen_us": 0, "known": 0, "count": 0}
+# Of sessions that are new or changed. session: the row in the table of sessions.
+HEADS: Final = {
+    "session": 0,
+    "kind": "",
+    "key": "",
+    "opened_us": 0,
+    "part": 0,
+    "late": 0,
+    "group": None,
+    "project_id": None,
+    "traceparent": None,
+    "hosts": None,
+    "ending": 0,
+    "announced_us": None,
+    "outdated": 0,
+}
+# time (in units of as many microseconds as `unit` says) and offset: differences. head, tail: which of the texts.
+LINES: Final = {"time": 0, "offset": 0, "index": 0, "head": 0, "tail": None, "rest": None}
+ENDS: Final = {
+    "first_offset": 0,
+    "first_index": 0,
+    "kind": "",
+    "key": "",
+    "reason": "",
+    "closed_us": 0,
+    "part": 0,
+    "late": 0,
+    "judged": 0,
+}
+JUDGED: Final = {"first_offset": 0, "first_index": 0}
+TOMBSTONES: Final = {"kind": "", "key": "", "reason": "", "closed_us": 0, "part": 0, "late": 0}
+# Of a request: its instance, or the open session that has the instance's name (first_offset is not None then).
+LINKS: Final = {"request": "", "instance": "", "first_offset": None, "first_index": 0}
+# The line that an event became: of the open session at first_offset; of one that is closed (gone); or none.
+PARENTS: Final = {
+    "source": "",
+    "process": "",
+    "logger": "",
+    "time_s": 0.0,
+    "gone": 0,
+    "first_offset": None,
+    "first_index": 0,
+    "line": 0,
+    "in_frames": 0,
+    "session_id": None,
+    "headerless": 0,
+    "newest": 0,
+}
 
-class Journal:
+
+class SessionChanges:
     """Notes what a `Sessionizer` changes, from one `take` to the next."""
 
     def __init__(self, tables: Tables) -> None:
@@ -69,12 +127,15 @@ class Journal:
         kept = [session for session in self._unsaved() if id(session) not in done]
         change = _clock(tables) | _sessions(kept)
         closed = {id(session) for session in self._closed}
-        change["ends"] = [_end(session, done=id(session) in done) for session in self._closed]
-        change["judged"] = [session.identity for session in judged if id(session) not in closed]
-        change["links"] = [_link(each, tables.instance_of_request.get(each, ""), tables) for each in self._linked]
-        change["parents"] = [_parent(each, newest=parents.is_newest(each)) for each in parents.unsaved()]
+        links = [_link(each, tables.instance_of_request.get(each, ""), tables) for each in self._linked]
+        change |= {
+            "ends": table(ENDS, [_end(session, done=id(session) in done) for session in self._closed]),
+            "judged": table(JUDGED, [session.identity for session in judged if id(session) not in closed]),
+            "links": table(LINKS, links),
+            "parents": table(PARENTS, [_parent(each, newest=parents.is_newest(each)) for each in parents.unsaved()]),
+        }
         self._forget()
-        return change
+        return _without_empty(change)
 
     def everything(self, pending: Iterable[Session]) -> dict[str, Any]:
         """Return all that there is, closed sessions that nobody has judged (`pending`) included: a snapshot."""
@@ -83,15 +144,17 @@ class Journal:
         for session in (*tables.by_opening.values(), *waiting):
             session.saved, session.unsaved = None, False
         change = _clock(tables) | _sessions([*tables.active.values(), *tables.ending.values(), *waiting])
-        change["ends"] = [_end(session, done=False) for session in waiting]
-        change["tombs"] = [[*key, grave.close_reason, _us(grave.closed_s), grave.part, int(grave.late)]
-                           for key, grave in tables.tombstones.items()]  # fmt: skip
+        graves = tables.tombstones.items()
         links = tables.instance_of_request.items()
-        change["links"] = [_link(request, instance, tables) for request, instance in links]
-        change["parents"] = [_parent(each, newest=parents.is_newest(each)) for each in parents]
+        change |= {
+            "ends": table(ENDS, [_end(session, done=False) for session in waiting]),
+            "tombstones": table(TOMBSTONES, [_tombstone(key, grave) for key, grave in graves]),
+            "links": table(LINKS, [_link(request, instance, tables) for request, instance in links]),
+            "parents": table(PARENTS, [_parent(each, newest=parents.is_newest(each)) for each in parents]),
+        }
         parents.unsaved()
         self._forget()
-        return change
+        return _without_empty(change)
 
     def _unsaved(self) -> Iterator[Session]:
         """Yield the sessions of which something changed, those with new lines last and in the order of the newest.
@@ -117,7 +180,7 @@ class Journal:
         self._linked.clear()
 
 
-class Restored:
+class SessionRestore:
     """Tables and pending sessions as they were after the changes applied so far, from nothing on."""
 
     def __init__(self, tombstone_s: float) -> None:
@@ -133,23 +196,23 @@ class Restored:
         Raises `KeyError`, `IndexError`, `TypeError` or `ValueError` where the change does not fit what is there.
         """
         tables = self.tables
-        watermark_us, tables.offset, tables.index = change["clock"]
-        tables.watermark_s = NEVER if watermark_us is None else watermark_us / _US
+        clock = CLOCK | change.get("clock", {})
+        tables.watermark_s = NEVER if clock["watermark_us"] is None else clock["watermark_us"] / _US
+        tables.offset, tables.index = clock["offset"], clock["index"]
         touched = _read_sessions(change, self._of_identity, tables)
-        for kind, key, reason, closed_us, part, late in change.get("tombs", ()):
+        for kind, key, reason, closed_us, part, late in rows(TOMBSTONES, change.get("tombstones", {})):
             tables.tombstones[kind, key] = Tombstone(reason, closed_us / _US, part, bool(late))
-        for end in change["ends"]:
+        for end in rows(ENDS, change.get("ends", {})):
             self._end(end)
-        for first_offset, first_index in change.get("judged", ()):
+        for first_offset, first_index in rows(JUDGED, change.get("judged", {})):
             del self.pending[first_offset, first_index]
             del self._of_identity[first_offset, first_index]
         _place([(session, grown) for session, grown in touched if not session.close_reason], tables)
-        for request, *instance in change["links"]:
-            named = self._of_identity[instance[0], instance[1]].key if len(instance) > 1 else instance[0]
+        for request, instance, first_offset, first_index in rows(LINKS, change.get("links", {})):
+            named = instance if first_offset is None else self._of_identity[first_offset, first_index].key
             tables.link(request, named)
         gone = _gone()
-        for values in change["parents"]:
-            *parent, newest = values
+        for *parent, newest in rows(PARENTS, change.get("parents", {})):
             tables.parents.put(_read_parent(parent, self._of_identity, gone), newest=bool(newest))
 
     def _end(self, end: Sequence[Any]) -> None:
@@ -183,44 +246,53 @@ def _place(still_open: Sequence[tuple[Session, bool]], tables: Tables) -> None:
 
 def _clock(tables: Tables) -> dict[str, Any]:
     watermark_us = None if tables.watermark_s == NEVER else _us(tables.watermark_s)
-    return {"clock": [watermark_us, tables.offset, tables.index]}
+    return {"clock": {"watermark_us": watermark_us, "offset": tables.offset, "index": tables.index}}
+
+
+def _without_empty(change: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in change.items() if value}
 
 
 def _sessions(sessions: Sequence[Session]) -> dict[str, Any]:
-    """Return the columns of sessions, with the lines of each that are not saved yet, and note that they are now."""
+    """Return the tables of sessions, with the lines of each that are not saved yet, and note that they are now."""
     texts: dict[str, int] = {}
-    heads: dict[int, list[Any]] = {}
-    firsts, froms, counts, seen = [], [], [], []
+    heads: list[tuple[Any, ...]] = []
+    known_lines, counts, seen = [], [], []
     lines: list[Line] = []
     for place, session in enumerate(sessions):
         known, signature = session.saved or (0, None)
         now = _signature(session)
         if now != signature:
-            heads[place] = _head(session)
-        firsts.append(session.identity)
-        froms.append(known)
+            heads.append((place, *_head(session)))
+        known_lines.append(known)
         counts.append(len(session.lines) - known)
         seen.append(_us(session.last_seen_s))
         lines += session.lines[known:] if known else session.lines
         session.saved = len(session.lines), now
+    columns = {
+        "first_offset": _differences([session.first_offset for session in sessions]),
+        "first_index": [session.first_index for session in sessions],
+        "seen_us": _differences(seen),
+        "known": known_lines,
+        "count": counts,
+    }
     times = [round(line.time_s * _US) for line in lines]
     # Most writers have milliseconds.
     unit = 1 if any(time % 1000 for time in times) else 1000
+    of_lines: dict[str, list[Any]] = {
+        "time": _differences([time // unit for time in times]),
+        "offset": _differences([line.offset for line in lines]),
+        "index": [line.index for line in lines],
+        "head": [texts.setdefault(line.head, len(texts)) for line in lines],
+        "tail": [texts.setdefault(line.tail, len(texts)) if line.tail else None for line in lines],
+        "rest": [line.rest or None for line in lines],
+    }
     return {
-        "firsts": _differences([offset for offset, _ in firsts]),
-        "first_indices": {str(place): index for place, (_, index) in enumerate(firsts) if index},
-        "heads": [[place, *head] for place, head in heads.items()],
-        "seen": _differences(seen),
-        "from": froms,
-        "count": counts,
+        "sessions": of_columns(SESSIONS, len(sessions), columns),
+        "heads": table(HEADS, heads),
         "unit": unit,
-        "times": _differences([time // unit for time in times]),
-        "offsets": _differences([line.offset for line in lines]),
-        "indices": {str(place): line.index for place, line in enumerate(lines) if line.index},
-        "texts": [texts.setdefault(line.head, len(texts)) for line in lines],
-        "tails": {str(place): texts.setdefault(line.tail, len(texts)) for place, line in enumerate(lines) if line.tail},
-        "rest": {str(place): line.rest for place, line in enumerate(lines) if line.rest},
-        "text": list(texts),
+        "lines": of_columns(LINES, len(lines), of_lines),
+        "texts": list(texts),
     }
 
 
@@ -230,8 +302,9 @@ def _signature(session: Session) -> int:
     return hash((*may_change, session.announced_s, session.outdated))
 
 
-def _head(session: Session) -> list[Any]:
-    return [
+def _head(session: Session) -> tuple[Any, ...]:
+    """Return a row of HEADS, but for the place."""
+    return (
         session.kind,
         session.key,
         _us(session.opened_s),
@@ -240,26 +313,27 @@ def _head(session: Session) -> list[Any]:
         session.group,
         session.project_id,
         session.traceparent,
-        session.hosts,
+        session.hosts or None,
         int(session.ending),
         None if session.announced_s is None else _us(session.announced_s),
         int(session.outdated),
-    ]
+    )
 
 
 def _read_sessions(
     change: dict[str, Any], of_identity: dict[Identity, Session], tables: Tables
 ) -> list[tuple[Session, bool]]:
     """Return the sessions of a change, in order, with their lines; and of each whether it has any more than before."""
-    heads = {place: head for place, *head in change["heads"]}
-    indices = change["first_indices"]
+    heads = {place: head for place, *head in rows(HEADS, change.get("heads", {}))}
     lines = _read_lines(change)
     sessions = []
-    columns = zip(
-        accumulate(change["firsts"]), accumulate(change["seen"]), change["from"], change["count"], strict=True
-    )
-    for place, (first_offset, seen_us, known, count) in enumerate(columns):
-        identity = first_offset, indices.get(str(place), 0)
+    stored = change.get("sessions", {})
+    first_offsets = accumulate(column(SESSIONS, stored, "first_offset"))
+    seen = accumulate(column(SESSIONS, stored, "seen_us"))
+    others = [column(SESSIONS, stored, name) for name in ("first_index", "known", "count")]
+    columns = zip(first_offsets, seen, *others, strict=True)
+    for place, (first_offset, seen_us, first_index, known, count) in enumerate(columns):
+        identity = first_offset, first_index
         head = heads.get(place)
         session = of_identity.get(identity)
         if session is None:
@@ -295,54 +369,61 @@ def _read_head(head: Sequence[Any], session: Session) -> None:
     ending, announced_us, outdated = rest
     session.opened_s = opened_us / _US
     session.late, session.ending, session.outdated = bool(late), bool(ending), bool(outdated)
-    session.hosts = list(hosts)
+    session.hosts = list(hosts or ())
     session.announced_s = None if announced_us is None else announced_us / _US
 
 
 def _read_lines(change: dict[str, Any]) -> Iterator[Line]:
-    text, unit = change["text"], change["unit"]
-    columns = zip(accumulate(change["times"]), accumulate(change["offsets"]), change["texts"], strict=True)
-    lines = [Line(time * unit / _US, offset, text[head], "", "") for time, offset, head in columns]
-    for place, tail in change["tails"].items():
-        lines[int(place)].tail = text[tail]
-    for place, index in change["indices"].items():
-        lines[int(place)].index = index
-    for place, rest in change["rest"].items():
-        lines[int(place)].rest = [(offset, index) for offset, index in rest]
+    text, unit, stored = change.get("texts", ()), change.get("unit", 1), change.get("lines", {})
+    times, offsets = (accumulate(column(LINES, stored, name)) for name in ("time", "offset"))
+    others = [column(LINES, stored, name) for name in ("index", "head", "tail", "rest")]
+    lines = []
+    for time, offset, index, head, tail, rest in zip(times, offsets, *others, strict=True):
+        line = Line(time * unit / _US, offset, text[head], "", "", index)
+        if tail is not None:
+            line.tail = text[tail]
+        if rest is not None:
+            line.rest = [(offset, index) for offset, index in rest]
+        lines.append(line)
     return iter(lines)
 
 
-def _end(session: Session, *, done: bool) -> list[Any]:
-    grave = [session.close_reason, _us(session.closed_s), session.part, int(session.late)]
-    return [*session.identity, session.kind, session.key, *grave, int(done)]
+def _end(session: Session, *, done: bool) -> tuple[Any, ...]:
+    """Return a row of ENDS."""
+    grave = (session.close_reason, _us(session.closed_s), session.part, int(session.late))
+    return (*session.identity, session.kind, session.key, *grave, int(done))
 
 
-def _link(request: str, instance: str, tables: Tables) -> list[Any]:
-    """Return what is known of a request; an instance whose session is open is named by that, in fewer bytes."""
+def _tombstone(key: Key, grave: Tombstone) -> tuple[Any, ...]:
+    """Return a row of TOMBSTONES."""
+    return (*key, grave.close_reason, _us(grave.closed_s), grave.part, int(grave.late))
+
+
+def _link(request: str, instance: str, tables: Tables) -> tuple[Any, ...]:
+    """Return a row of LINKS; an instance whose session is open is named by that, in fewer bytes."""
     session = tables.by_opening.get(("instance", instance))
-    return [request, instance] if session is None else [request, *session.identity]
+    return (request, instance, None, 0) if session is None else (request, "", *session.identity)
 
 
-def _parent(parent: Parent, *, newest: bool) -> list[Any]:
+def _parent(parent: Parent, *, newest: bool) -> tuple[Any, ...]:
+    """Return a row of PARENTS."""
     session = parent.session() if parent.session is not None else None
-    # 0: it became no line; 1: of a session that is closed; else where the line is.
-    place: Any = 0 if parent.session is None else 1
+    place: tuple[Any, ...] = int(parent.session is not None), None, 0, 0
     if session is not None and not session.close_reason:
-        place = [*session.identity, parent.line]
-    flags = [int(parent.reader.in_frames), parent.session_id, int(parent.headerless), int(newest)]
-    return [*parent.writer, parent.time_s, place, *flags]
+        place = 0, *session.identity, parent.line
+    flags = (int(parent.reader.in_frames), parent.session_id, int(parent.headerless), int(newest))
+    return (*parent.writer, parent.time_s, *place, *flags)
 
 
 def _read_parent(values: Sequence[Any], of_identity: dict[Identity, Session], gone: ref[Session]) -> Parent:
-    source, process, logger, time_s, place, in_frames, session_id, headerless = values
+    source, process, logger, time_s, is_gone, first_offset, first_index, line, *flags = values
+    in_frames, session_id, headerless = flags
     reader = TracebackReader()
     reader.in_frames = bool(in_frames)
-    session, line = None, 0
-    if place:
-        known = None
-        if isinstance(place, list):
-            known, line = of_identity.get((place[0], place[1])), place[2]
-        session = ref(known) if known is not None else gone
+    session = gone if is_gone else None
+    if first_offset is not None:
+        known = of_identity.get((first_offset, first_index))
+        session = gone if known is None else ref(known)
     return Parent((source, process, logger), time_s, session, line, reader, session_id, bool(headerless))
 
 

@@ -1,4 +1,4 @@
-"""What a journal gives, applied in order, is what the sessionizer had: sessions go on as if nobody had been away."""
+"""What `SessionChanges` gives, applied in order, is what the sessionizer had: sessions go on as before."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loggpt_stream.lines.decode import decode
-from loggpt_stream.lines.journal import Journal, Pending, Restored
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Event, Record, UndecodableError
 from loggpt_stream.lines.rules import SessionRules
+from loggpt_stream.lines.session_changes import Pending, SessionChanges, SessionRestore
 from loggpt_stream.lines.sessionizer import Sessionizer
+from loggpt_stream.lines.state_formats import from_format_1, to_format_1
 from loggpt_stream.lines.tables import Tables
 from tests.lines.test_sessionizer import ARRIVALS, PROPERTY_RULES, Arrival, line, timeline
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Writer:
-    """A sessionizer with a journal, and a reader that applies all that the journal gives (through JSON, as stored)."""
+    """A sessionizer with its changes, and a reader that applies all of them (through JSON, as stored)."""
 
     def __init__(self, rules: SessionRules, **limits: Any) -> None:
         self.rules = rules
@@ -40,8 +41,8 @@ class Writer:
         self._begin(Tables())
 
     def _begin(self, tables: Tables) -> None:
-        self.journal = Journal(tables)
-        self.sessionizer = Sessionizer(self.rules, Masks(), journal=self.journal, tables=tables, **self.limits)
+        self.changes = SessionChanges(tables)
+        self.sessionizer = Sessionizer(self.rules, Masks(), changes=self.changes, tables=tables, **self.limits)
 
     def add(self, event: Event, offset: int, arrival_s: float = math.inf) -> list[Session]:
         return self.note(self.sessionizer.add(event, offset, arrival_s))
@@ -57,15 +58,18 @@ class Writer:
 
     def commit(self, *, snapshot: bool = False) -> None:
         if snapshot:
-            self.stored = [orjson.dumps(self.journal.everything(self.pending.values()))]
+            self.stored = [orjson.dumps(self.changes.everything(self.pending.values()))]
         else:
-            self.stored.append(orjson.dumps(self.journal.take(self.judged)))
+            self.stored.append(orjson.dumps(self.changes.take(self.judged)))
         self.judged = []
 
     def read(self) -> tuple[Tables, Pending]:
-        restored = Restored(self.rules.tombstone_s)
+        restored = SessionRestore(self.rules.tombstone_s)
         for each in self.stored:
-            restored.apply(orjson.loads(each))
+            change = orjson.loads(each)
+            restored.apply(change)
+            # Whatever was written, a member of version 0.1.0 could have written it, and would have read it.
+            assert from_format_1(orjson.loads(orjson.dumps(to_format_1(change)))) == change
         return restored.tables, restored.pending
 
     def crash(self) -> None:
@@ -78,13 +82,14 @@ def all_of(tables: Tables, pending: Pending) -> dict[str, Any]:
     """Return everything there is, in a form that can be compared. It is a look only: what is saved stays as it is."""
     saved = [(each, each.saved) for each in (*tables.by_opening.values(), *pending.values())]
     unsaved = [(each, each.unsaved) for each in (*tables.by_opening.values(), *tables.parents)]
-    found = Journal(tables).everything(pending.values())
+    found = SessionChanges(tables).everything(pending.values())
     for session, was in saved:
         session.saved = was
     for each, was_unsaved in unsaved:
         each.unsaved = was_unsaved
     # A tombstone or an old parent that no line can meet any more may go sooner or later.
-    del found["tombs"], found["parents"]
+    for name in ("tombstones", "parents"):
+        found.pop(name, None)
     return found | {"opening": list(tables.by_opening), "lines": tables.open_lines}
 
 
@@ -135,6 +140,7 @@ def recorded() -> list[tuple[int, Event]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_in_a_recording_restarts_change_no_session_and_no_line_with_its_traceback(seed: int) -> None:
     chance = random.Random(seed)
@@ -193,7 +199,7 @@ def test_an_early_alert_is_remembered_with_its_session() -> None:
     writer.commit()
     (session,) = writer.sessionizer.tables.by_opening.values()
     session.announced_s = 1001.5
-    writer.journal.announced(session)
+    writer.changes.announced(session)
     writer.commit()
     (restored,) = writer.read()[0].by_opening.values()
     assert restored.announced_s == 1001.5
