@@ -52,9 +52,9 @@ _PRELOAD: Final = (
     "loggpt_stream.cli",
     "loggpt_stream.commands.run",
     "loggpt_stream.daemon.process",
+    "loggpt_stream.route.service",
     "loggpt_stream.commands.doctor",
     "loggpt_stream.checks.kafka",
-    "loggpt_stream.route.service",
 )
 
 
