@@ -17,7 +17,8 @@ from loggpt_stream.alerts.alert import AlertWriter, JudgedSession
 from loggpt_stream.daemon.early import SETTLE_S
 from loggpt_stream.history.corpus import closed_sessions
 from loggpt_stream.history.files import Reading, read_events
-from loggpt_stream.lines.decode import known_shape
+from loggpt_stream.lines.names import Fate
+from loggpt_stream.lines.shapes import known_shape
 from loggpt_stream.logs import configure, shown_json
 from loggpt_stream.model.bundle import load_bundle
 from loggpt_stream.model.calibration import Judge
@@ -70,8 +71,8 @@ def main(argv: Sequence[str]) -> int:
     settings = load(ReplaySettings, argv, prog="loggpt-stream replay", description=_DESCRIPTION)
     configure()
     bundle = load_bundle(settings.bundle)
-    reading, fates, verdicts = Reading(), Counter[str](), Counter[str]()
-    events = read_events(settings.inputs, reading, shape=settings.shape)
+    reading, fates, verdicts = Reading(), Counter[Fate](), Counter[str]()
+    events = read_events(settings.inputs, reading, shape=known_shape(settings.shape))
     sessions = closed_sessions(events, bundle.preprocessing.session_rules, bundle.preprocessing.mask_rules, fates)
     scorer = bundle.scorer(choose_device(settings.device), batch_tokens=settings.batch_tokens)
     writer = AlertWriter(bundle, settings.cluster)
@@ -87,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
                 created_s = opened.session.lines[-1].time_s + SETTLE_S
                 out.write(show(writer.alert(opened, created_s).value) + b"\n")
                 judged.session.announced_s = created_s
-            verdicts["anomalous" if judged.verdict.anomalous else judged.verdict.unjudged or "normal"] += 1
+            verdicts[judged.verdict.name] += 1
             if judged.verdict.anomalous:
                 out.write(show(writer.alert(judged, time.time()).value) + b"\n")
             if scores:

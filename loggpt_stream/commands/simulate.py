@@ -9,9 +9,9 @@ import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from loggpt_stream.errors import UserError
 from loggpt_stream.kafka.settings import KafkaSettings
@@ -19,6 +19,7 @@ from loggpt_stream.settings import Settings, load
 from loggpt_stream.simulator.library import SPLITS, Library, load_library
 from loggpt_stream.simulator.load import Load, Plan, natural_concurrency
 from loggpt_stream.simulator.outputs import SendProgress, TruthFile, write_stream, write_topic
+from loggpt_stream.simulator.shippers import SHIPPERS, known_shipper
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,20 +39,6 @@ _KAFKA: Final = "kafka:"
 _DEFAULT_CONCURRENCY: Final = 100
 _DEFAULT_SESSIONS: Final = 100
 
-Format = Literal[
-    "plain",
-    "loghub",
-    "oslo_json",
-    "fluent_json",
-    "kolla",
-    "filebeat",
-    "vector",
-    "fluentbit",
-    "rsyslog",
-    "otlp",
-    "shared",
-]
-
 
 class SimulateSettings(Settings):
     """Settings of `loggpt-stream simulate`."""
@@ -63,7 +50,9 @@ class SimulateSettings(Settings):
     acks: Literal["0", "1", "all"] = Field("all", description="who must have a record before it counts as sent")
     compression: Literal["none", "gzip", "lz4", "zstd"] = Field("zstd", description="of what goes to Kafka")
 
-    format: Format = Field("plain", description="what the lines look like: which shipper sends them")
+    format: Annotated[str, AfterValidator(known_shipper)] = Field(
+        "plain", description=f"which shipper the lines look like: {', '.join(SHIPPERS)}"
+    )
     rate: float = Field(0.0, ge=0, description="lines a second; 0 for as many as possible")
     concurrency: int | None = Field(
         None, gt=0, description="sessions open at once (as many as log --rate lines a second in real time; else 100)"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from loggpt_stream.lines.masks import Masks
     from loggpt_stream.lines.rules import SessionRules
     from loggpt_stream.lines.session import Session
+    from loggpt_stream.lines.shapes import Shape
     from loggpt_stream.message import Message
     from loggpt_stream.model.calibration import Judge
 
@@ -40,7 +41,7 @@ class Meaning:
     masks: Masks
     fingerprint: str
     make_judge: Callable[[], Judge]
-    shape: str | None = None
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from loggpt_stream.lines.masks import Masks
     from loggpt_stream.lines.record import Event
     from loggpt_stream.lines.session import Line
+    from loggpt_stream.lines.shapes import Shape
 
 log = get_logger(__name__)
 
@@ -27,7 +28,7 @@ log = get_logger(__name__)
 class RawLines:
     """Gives lines their raw text again."""
 
-    def __init__(self, reader: RecordReader, masks: Masks, shape: str | None, *, within_s: float) -> None:
+    def __init__(self, reader: RecordReader, masks: Masks, shape: Shape | None, *, within_s: float) -> None:
         """`reader`: of the input topic. shape: see `decode`.
 
         within_s: for all lines of one transaction; what was not found by then is shown as the model saw it.

@@ -33,6 +33,7 @@ from loggpt_stream.kafka.membership import Membership
 from loggpt_stream.kafka.owner import Owner
 from loggpt_stream.kafka.record_reader import RecordReader
 from loggpt_stream.lines.record import as_record
+from loggpt_stream.lines.shapes import known_shape
 from loggpt_stream.logs import get_logger
 from loggpt_stream.model.calibration import Judge
 from loggpt_stream.model.gpt import choose_device
@@ -76,7 +77,7 @@ class Daemon:
             bundle.masks(),
             fingerprint=hashlib.sha256(repr((rules, mask_rules)).encode()).hexdigest()[:16],
             make_judge=lambda: Judge(self._calibration, settings.drift),
-            shape=settings.shape,
+            shape=known_shape(settings.shape),
         )
         self._drift = DriftReport(self.metrics)
         self._thread = ScorerThread(settings.score_timeout_s)
@@ -123,7 +124,7 @@ class Daemon:
             self._raw_lines = RawLines(
                 self._input,
                 self._meaning.masks,
-                settings.shape,
+                known_shape(settings.shape),
                 # A transaction has to wait for it.
                 within_s=settings.transaction_timeout_s / 4,
             )
@@ -227,8 +228,7 @@ class Daemon:
         """Count and log what a transaction published: before it was committed, nobody could see it."""
         now_s = self._clock()
         for judged in unsaved.judged:
-            name = "anomalous" if judged.verdict.anomalous else judged.verdict.unjudged or "normal"
-            self.metrics.sessions_scored.labels(judged.session.kind, name).inc()
+            self.metrics.sessions_scored.labels(judged.session.kind, judged.verdict.name).inc()
             self.metrics.publish_seconds.observe(now_s - judged.closed_at_s)
         for judged in (*unsaved.early, *unsaved.judged):
             if judged.verdict.anomalous:

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from loggpt_stream.kafka.settings import MemberSettings
-from loggpt_stream.lines.decode import known_shape
+from loggpt_stream.lines.shapes import known_shape
 from loggpt_stream.model.drift import DriftMode
 
 

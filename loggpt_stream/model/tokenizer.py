@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from loggpt_stream.lines.rules import KINDS
+from loggpt_stream.lines.names import SessionKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +24,7 @@ LOG: Final = "<|LOG|>"
 END: Final = "<|END|>"
 # Begins a line set. The token has the name of version 0.1.0, since bundles hold it.
 LINE_SET: Final = "<|DIGEST|>"
-KIND_TOKENS: Final = {kind: f"<|{kind}|>" for kind in KINDS}
+KIND_TOKENS: Final = {kind: f"<|{kind}|>" for kind in SessionKind}
 SPECIAL_TOKENS: Final = (PAD, LOG, END, LINE_SET, *KIND_TOKENS.values())
 
 _MEMO_LINES: Final = 65_536

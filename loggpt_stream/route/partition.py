@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from loggpt_stream.kafka.changelog import Change, Ledger
     from loggpt_stream.lines.record import Record
+    from loggpt_stream.lines.shapes import Shape
     from loggpt_stream.message import Message
 
 
@@ -44,7 +45,7 @@ class RoutedPartition:
     for a transaction. dropped: set once the partition is lost.
     """
 
-    def __init__(self, topic: str, number: int, order: Sequence[str], shape: str | None, ledger: Ledger) -> None:
+    def __init__(self, topic: str, number: int, order: Sequence[str], shape: Shape | None, ledger: Ledger) -> None:
         """Start with nothing read. `order`: of keys, as in the session rules. shape: see `decode`.
 
         `ledger` is at the end of what `restore` will be given.

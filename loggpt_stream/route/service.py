@@ -19,6 +19,7 @@ from loggpt_stream.kafka.owner import Owner
 from loggpt_stream.kafka.record_reader import RecordReader
 from loggpt_stream.kafka.transactions import Bulk, Outgoing
 from loggpt_stream.lines.record import as_record
+from loggpt_stream.lines.shapes import known_shape
 from loggpt_stream.logs import get_logger
 from loggpt_stream.route.metrics import RouteMetrics
 from loggpt_stream.route.partition import RoutedPartition, Unsaved
@@ -114,7 +115,9 @@ class Router:
         """Return an owner of a partition that has not taken over yet."""
         settings = self.settings
         ledger = Ledger(f"{settings.group} {settings.input_topic}")
-        partition = RoutedPartition(where.topic, where.partition, settings.key_order, settings.shape, ledger)
+        partition = RoutedPartition(
+            where.topic, where.partition, settings.key_order, known_shape(settings.shape), ledger
+        )
 
         async def compose(unsaved: Unsaved) -> list[Outgoing | Bulk]:
             state = [Outgoing(settings.state_topic, message, where.partition) for message in unsaved.state]
