@@ -19,6 +19,7 @@ from calibrate.curves import CONFIDENCE, RESAMPLES, auc_roc, counts_at, most_sha
 from calibrate.evaluation import promised_interval
 from calibrate.per_kind import is_collapsed
 from calibrate.sessions import printable, told
+from loggpt_stream.lines.names import CloseReason
 from loggpt_stream.model.statistics import COMBINATIONS, COMBINED
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def _calibration_text(outcome: CalibrationOutcome, selection: Selection, saved: 
     yield _bundle_line(saved)
     yield ""
     yield f"**Scored:** {len(selection.sessions):,} sessions. {origin} Left out: {told(selection.left_out) or 'none'}."
-    still_open = sum(session.close_reason == "end_of_input" for session in selection.sessions)
+    still_open = sum(session.close_reason == CloseReason.END_OF_INPUT for session in selection.sessions)
     if still_open:
         yield (
             f"{still_open:,} of them were still open when the input ended; where it cut them off, they score higher "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from loggpt_stream.errors import UserError
+from loggpt_stream.lines.names import Fate
 from loggpt_stream.logs import get_logger
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def select(
     if not chosen:
         raise UserError(
             f"no session to score in {corpus.reading.records} records ({len(corpus.sessions)} sessions; left out: "
-            f"{told(left_out) or 'none'}; {corpus.fates['unkeyed']} lines without a session key). "
+            f"{told(left_out) or 'none'}; {corpus.fates[Fate.UNKEYED]} lines without a session key). "
             f"{_advice(only)}"
         )
     return Selection(chosen, left_out, _traffic(corpus.sessions))
@@ -189,7 +190,7 @@ def content_of(session: Session) -> bytes:
 
 def by_kind(scored: Sequence[ScoredSession]) -> dict[str, list[ScoredSession]]:
     """Return the sessions of each kind, kinds in order of their name."""
-    kinds = sorted({each.session.kind for each in scored})
+    kinds = sorted({str(each.session.kind) for each in scored})
     return {kind: [each for each in scored if each.session.kind == kind] for kind in kinds}
 
 

@@ -335,7 +335,7 @@ def judge(partition: Partition, count: int) -> None:
     """Score the next pending sessions. What is published of one is all of it: any difference shows."""
     for session in list(partition.pending.values())[:count]:
         score = SessionScore(np.zeros(0), [], {})
-        partition.judged(JudgedSession("input", 0, session, score, Verdict(anomalous=False)))
+        partition.judged(JudgedSession("input", 0, session, score, Verdict()))
 
 
 def messages(pending: SessionCommit) -> Iterator[Outgoing]:

@@ -11,6 +11,7 @@ from loggpt_stream.errors import UserError
 from loggpt_stream.history.labels import Labels, read_labels
 from loggpt_stream.history.source import read_source
 from loggpt_stream.lines.masks import DEFAULT_RULES
+from loggpt_stream.lines.names import Fate, SessionKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ def read_history(settings: TrainerSettings, watch: Callable[[Reading], None]) ->
     corpus = read_source(settings, rules, DEFAULT_RULES, watch)
     if not corpus.sessions:
         raise UserError(
-            f"no session in {corpus.reading.records} records: {corpus.fates['unkeyed']} lines without a session key "
+            f"no session in {corpus.reading.records} records: {corpus.fates[Fate.UNKEYED]} lines without a session key "
             f"(looked for: {', '.join(rules.key_order)}), {_told(corpus.reading.rejected) or 'none'} not decoded. "
             "Are these OpenStack logs? With --sessions.unkeyed window, lines without a key go by host and service."
         )
@@ -118,7 +119,7 @@ def _groups(sessions: Sequence[Session], labels: Labels | None, column: str | No
         row = labels.row(session) if labels and column else None
         value = row[column] if row and column else ""
         # A window's key is a host and service, which all of its windows share.
-        own = f"{session.key}@{session.opened_s}" if session.kind == "window" else session.key
+        own = f"{session.key}@{session.opened_s}" if session.kind == SessionKind.WINDOW else session.key
         name = f"{column}={value}" if value else session.group or own
         groups.setdefault(name, []).append(session)
     return groups

@@ -126,7 +126,7 @@ def fit_tokenizer(train: Iterable[Session], settings: TokenizerSettings) -> Line
 
 def count_lines(train: Sequence[Session]) -> dict[str, LineFrequencies]:
     """Return the frequencies of each kind of the training sessions."""
-    kinds = sorted({session.kind for session in train})
+    kinds = sorted({str(session.kind) for session in train})
     return {kind: LineFrequencies.of([session for session in train if session.kind == kind]) for kind in kinds}
 
 

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from loggpt_stream.lines.names import Fate
 from trainer.abnormal import Z_LIMIT
 from trainer.curve import best_epoch, seconds
 from trainer.progress import duration
@@ -70,8 +71,8 @@ def count(corpus: Corpus, split: Split, tokenizer: LineTokenizer) -> Counts:
     return Counts(
         records=corpus.reading.records,
         bytes=corpus.reading.bytes,
-        rejected=dict(sorted(corpus.reading.rejected.items())),
-        fates=dict(sorted(corpus.fates.items())),
+        rejected={str(reason): count for reason, count in sorted(corpus.reading.rejected.items())},
+        fates={str(fate): count for fate, count in sorted(corpus.fates.items())},
         sessions_read=len(corpus.sessions),
         left_out=dict(sorted(split.left_out.items())),
         kinds={kind: (train[kind], validation[kind]) for kind in sorted(train | validation)},
@@ -89,7 +90,7 @@ def told_counts(counts: Counts) -> Iterator[str]:
     yield f"read {counts.records:,} records ({counts.bytes / 1e6:,.1f} MB), {counts.sessions_read:,} sessions"
     if counts.rejected:
         yield f"  not decoded: {_listed(counts.rejected)}"
-    if unkeyed := counts.fates.get("unkeyed"):
+    if unkeyed := counts.fates.get(Fate.UNKEYED):
         yield f"  {unkeyed:,} lines without a session key (--sessions.unkeyed window gathers them by host and service)"
     if counts.left_out:
         yield f"  sessions left out: {_listed(counts.left_out)}"
@@ -222,7 +223,7 @@ def draw_trials(file: Path, trials: Sequence[Trial]) -> None:
 
 
 def _kinds(sessions: Sequence[Session]) -> Counter[str]:
-    return Counter(session.kind for session in sessions)
+    return Counter(str(session.kind) for session in sessions)
 
 
 def _listed(counts: dict[str, int]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 
 from loggpt_stream.alerts import evidence
+from loggpt_stream.lines.names import SessionKind
 from loggpt_stream.message import Message
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class AlertWriter:
             value["loggpt"]["early"] = early
         if small:
             _shorten(value["loggpt"])
-        if session.kind == "instance":
+        if session.kind == SessionKind.INSTANCE:
             value["cloud"]["instance"] = {"id": session.key}
         if session.project_id:
             value["cloud"]["project"] = {"id": session.project_id}
@@ -179,7 +180,7 @@ class AlertWriter:
         value = {
             "id": self.event_id(judged),
             "anomalous": judged.alarms,
-            "unjudged": verdict.unjudged,
+            "unjudged": verdict.unjudged or "",
             "score": verdict.score,
             "threshold": verdict.threshold,
             "p_value": verdict.p_value,
@@ -205,7 +206,7 @@ class AlertWriter:
             "part": session.part,
             "lines": len(session.lines),
             "close_reason": session.close_reason if closed else None,
-            "truncated": session.close_reason in ("max_lines", "max_age", "memory"),
+            "truncated": session.continues,
             "opened_at": _iso(session.opened_s),
             "closed_at": _iso(session.closed_s) if closed else None,
             "source": {

@@ -15,11 +15,13 @@ from loggpt_stream.errors import UserError
 from loggpt_stream.kafka.connection import explain, unreadable_header
 from loggpt_stream.kafka.finding import Finding, Level
 from loggpt_stream.kafka.topics import ANSWER_WITHIN_S
-from loggpt_stream.lines.decode import SHAPES, decode
+from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.masks import Masks
+from loggpt_stream.lines.names import DeadLetterReason, Fate, SessionKind
 from loggpt_stream.lines.record import Record, UndecodableError, arrival_s
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.lines.sessionizer import Sessionizer
+from loggpt_stream.lines.shapes import Shape, known_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -73,11 +75,11 @@ async def check_traffic(
     except (KafkaError, TimeoutError) as error:
         found = f"{settings.input_topic} could not be read: {explain(error)}"
         return [Finding("input", Level.FAILURE, found, "see the broker's log; then run the doctor again")]
-    sample = sampled(records, held, rules or SessionRules(), settings.shape)
+    sample = sampled(records, held, rules or SessionRules(), known_shape(settings.shape))
     if not sample.records:
         found = f"{settings.input_topic} is empty: keys, shapes and clocks could not be looked at"
         return [Finding("input", Level.WARNING, found, "run the doctor again once lines come in")]
-    return [*judge_keys(sample), *judge_shapes(sample, settings.shape), judge_clocks(sample, now_s)]
+    return [*judge_keys(sample), *judge_shapes(sample, known_shape(settings.shape)), judge_clocks(sample, now_s)]
 
 
 async def _newest(settings: DaemonPlacement, source: Topic) -> tuple[dict[int, int], list[Record]]:
@@ -118,7 +120,7 @@ async def _newest(settings: DaemonPlacement, source: Topic) -> tuple[dict[int, i
     return {each.partition: ends[each] - starts[each] for each in partitions}, records
 
 
-def sampled(records: Iterable[Record], held: Mapping[int, int], rules: SessionRules, shape: str | None) -> Sample:
+def sampled(records: Iterable[Record], held: Mapping[int, int], rules: SessionRules, shape: Shape | None) -> Sample:
     """Return what these records hold, by the decoder and the session keys of the daemon."""
     sample = Sample(held)
     gatherers: dict[int, Sessionizer] = {}
@@ -139,14 +141,14 @@ def sampled(records: Iterable[Record], held: Mapping[int, int], rules: SessionRu
             _note(sample, record.partition, gatherer.add(event, record.offset, arrival_s(record, math.inf)))
     for partition, gatherer in gatherers.items():
         _note(sample, partition, gatherer.flush())
-        sample.unkeyed += gatherer.fates["unkeyed"]
+        sample.unkeyed += gatherer.fates[Fate.UNKEYED]
     return sample
 
 
 def _note(sample: Sample, partition: int, sessions: Iterable[Any]) -> None:
     for session in sessions:
         # A window gathers what a host and service write without key, on whichever partition.
-        if session.kind == "window":
+        if session.kind == SessionKind.WINDOW:
             sample.unkeyed += len(session.lines)
             continue
         sample.partitions_of[session.kind, session.key].add(partition)
@@ -154,7 +156,7 @@ def _note(sample: Sample, partition: int, sessions: Iterable[Any]) -> None:
 
 
 def _shape_of(record: Record) -> str:
-    for shape in SHAPES:
+    for shape in Shape:
         try:
             decode(record, pin=shape)
         except UndecodableError:
@@ -212,7 +214,7 @@ def judge_keys(sample: Sample) -> Iterator[Finding]:
         yield Finding("unkeyed lines", Level.OK, found)
 
 
-def judge_shapes(sample: Sample, pinned: str | None) -> Iterator[Finding]:
+def judge_shapes(sample: Sample, pinned: Shape | None) -> Iterator[Finding]:
     """Yield the finding on what the records look like, and how many hold no log event."""
     seen = ", ".join(f"{shape} {count / sample.records:.0%}" for shape, count in sample.shapes.most_common())
     bad = sample.undecodable.total()
@@ -224,7 +226,7 @@ def judge_shapes(sample: Sample, pinned: str | None) -> Iterator[Finding]:
         f"{bad / sample.records:.1%} of {sample.records:,} records hold no log event ({reasons}); {seen or 'none does'}"
     )
     remedy = "loggpt-stream dead-letters explain says what each reason means, once the daemon has met them"
-    if pinned and sample.undecodable["other_shape"]:
+    if pinned and sample.undecodable[DeadLetterReason.OTHER_SHAPE]:
         remedy = f"shape is pinned to {pinned}: leave it out, and each record is recognised by itself"
     level = Level.WARNING if sample.shapes else Level.FAILURE
     yield Finding("input shapes", level if bad > _MAX_UNDECODABLE_SHARE * sample.records else Level.OK, found, remedy)

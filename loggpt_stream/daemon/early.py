@@ -179,7 +179,7 @@ class EarlyLooks:
         for look in looks:
             progress = look.step.taken(self._scorer)
             new = progress.statistics != look.watch.progress.statistics
-            found.append((progress, new and look.early.score(progress.statistics) > look.early.threshold))
+            found.append((progress, new and look.early.judge(progress.statistics).anomalous))
         return found
 
     async def _alarm(self, look: _Look) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from loggpt_stream.daemon.service import Daemon
 from loggpt_stream.errors import UserError
+from loggpt_stream.lines.shapes import known_shape
 from loggpt_stream.logs import configure
 from loggpt_stream.model.bundle import load_bundle
 from loggpt_stream.model.detector import Detector
@@ -26,7 +27,8 @@ def run_daemon(settings: DaemonSettings) -> int:
     gc.set_threshold(10_000, 10, 10)
     bundle = load_bundle(settings.bundle, key=settings.bundle_key)
     device = choose_device(settings.device)
-    daemon = Daemon(settings, Detector.load(bundle, device, batch_tokens=settings.batch_tokens, shape=settings.shape))
+    shape = known_shape(settings.shape)
+    daemon = Daemon(settings, Detector.load(bundle, device, batch_tokens=settings.batch_tokens, shape=shape))
     try:
         code = run_until_signalled(daemon.run, failed="daemon_failed")
     except UserError as error:

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from loggpt_stream.kafka.settings import ConnectionSettings, MemberSettings, PlacementSettings
-from loggpt_stream.lines.decode import known_shape
+from loggpt_stream.lines.shapes import known_shape
 from loggpt_stream.model.drift_mode import DriftMode
 
 

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from loggpt_stream.lines.masks import MaskRule
+    from loggpt_stream.lines.names import Fate
     from loggpt_stream.lines.record import Event, Record
     from loggpt_stream.lines.rules import SessionRules
     from loggpt_stream.lines.session import Session
+    from loggpt_stream.lines.shapes import Shape
 
 
 @dataclass(slots=True)
@@ -26,7 +28,7 @@ class Corpus:
 
     sessions: list[Session] = field(default_factory=list)
     reading: Reading = field(default_factory=Reading)
-    fates: Counter[str] = field(default_factory=Counter)
+    fates: Counter[Fate] = field(default_factory=Counter)
 
 
 def read_corpus(
@@ -34,7 +36,7 @@ def read_corpus(
     rules: SessionRules,
     mask_rules: tuple[MaskRule, ...],
     *,
-    shape: str | None = None,
+    shape: Shape | None = None,
     watch: Callable[[Reading], None] = lambda _: None,
 ) -> Corpus:
     """Read files to closed sessions; `watch` sees how far the reading is, once a session.
@@ -53,7 +55,7 @@ def closed_sessions(
     events: Iterable[tuple[Event, Record]],
     rules: SessionRules,
     mask_rules: tuple[MaskRule, ...],
-    fates: Counter[str],
+    fates: Counter[Fate],
 ) -> Iterator[Session]:
     """Yield each session as it closes, and at the end those still open. `events` are one partition's, in order.
 

@@ -25,6 +25,8 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from loggpt_stream.lines.shapes import Shape
+
 STDIN: Final = "-"
 _NEVER: Final = float("-inf")
 _DAY_S: Final = 86_400.0  # naive times are read as UTC and may be ahead by as much as a time zone
@@ -58,7 +60,9 @@ def expand(inputs: Sequence[str]) -> list[str]:
     return found
 
 
-def read_events(inputs: Sequence[str], reading: Reading, *, shape: str | None = None) -> Iterator[tuple[Event, Record]]:
+def read_events(
+    inputs: Sequence[str], reading: Reading, *, shape: Shape | None = None
+) -> Iterator[tuple[Event, Record]]:
     """Yield the events of all files, merged by time; lines without a time follow the one before them.
 
     So do lines dated more than a day after their file was last written to.
@@ -72,7 +76,9 @@ def read_events(inputs: Sequence[str], reading: Reading, *, shape: str | None = 
             yield event, record
 
 
-def _timed(name: str, stream: IO[bytes], reading: Reading, shape: str | None) -> Iterator[tuple[float, Event, Record]]:
+def _timed(
+    name: str, stream: IO[bytes], reading: Reading, shape: Shape | None
+) -> Iterator[tuple[float, Event, Record]]:
     written_s = time.time() if name == STDIN else Path(name).stat().st_mtime
     newest_s = written_s
     ordered_s = float("-inf")

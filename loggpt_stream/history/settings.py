@@ -11,7 +11,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from loggpt_stream.errors import UserError
 from loggpt_stream.history.files import expand
 from loggpt_stream.kafka.settings import ConnectionSettings
-from loggpt_stream.lines.decode import known_shape
+from loggpt_stream.lines.shapes import known_shape
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from loggpt_stream.history.corpus import read_corpus
 from loggpt_stream.history.topic import read_topic
+from loggpt_stream.lines.shapes import known_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ def read_source(
             mask_rules,
             from_s=source.from_time.timestamp() if source.from_time else None,
             to_s=source.to.timestamp() if source.to else None,
-            shape=source.shape,
+            shape=known_shape(source.shape),
             watch=watch,
         )
-    return read_corpus(source.inputs, rules, mask_rules, shape=source.shape, watch=watch)
+    return read_corpus(source.inputs, rules, mask_rules, shape=known_shape(source.shape), watch=watch)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from loggpt_stream.lines.masks import MaskRule
     from loggpt_stream.lines.rules import SessionRules
     from loggpt_stream.lines.session import Session
+    from loggpt_stream.lines.shapes import Shape
 
 _POLL_MS: Final = 500
 _FETCH_WAIT_MS: Final = 50  # all there is to read is there already: waiting for more gains nothing
@@ -46,7 +47,7 @@ def read_topic(
     *,
     from_s: float | None = None,
     to_s: float | None = None,
-    shape: str | None = None,
+    shape: Shape | None = None,
     watch: Callable[[Reading], None] = lambda _: None,
 ) -> Corpus:
     """Read records with `from_s` <= Kafka's timestamp < `to_s` (epoch seconds), of all partitions, to closed sessions.
@@ -77,7 +78,7 @@ class _Gathered:
 
     rules: SessionRules
     mask_rules: tuple[MaskRule, ...]
-    shape: str | None
+    shape: Shape | None
     reading: Reading = field(default_factory=Reading)
     sessionizers: dict[int, Sessionizer] = field(default_factory=dict)
     closed: dict[int, list[Session]] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """A Kafka record → its log events, whichever shipper wrote it, recognised record by record.
 
-Shapes (SHAPES): oslo.log text, plain or behind a file's name (loghub) or a syslog header; oslo.log's JSON and Fluent
+Shapes (`Shape`): oslo.log text, plain or behind a file's name (loghub) or a syslog header; oslo.log's JSON and Fluent
 formatters; kolla-ansible's fluentd; raw lines inside the JSON of Filebeat, Vector, Fluent Bit, or of anything with a
 text field; OTLP/JSON. The same event gives the same level, logger, message, ids and continuation in every shape.
 
@@ -37,6 +37,7 @@ from loggpt_stream.lines.decode_around import (
     text_of,
 )
 from loggpt_stream.lines.decode_structured import layout_of, structured_event
+from loggpt_stream.lines.names import DeadLetterReason
 from loggpt_stream.lines.oslo_text import (
     MAX_LINE_CHARS,
     bounded_lines,
@@ -47,24 +48,10 @@ from loggpt_stream.lines.oslo_text import (
     without_debug_place,
 )
 from loggpt_stream.lines.record import LATEST_S, Event, Record, UndecodableError
+from loggpt_stream.lines.shapes import Shape
 
 if TYPE_CHECKING:
     from loggpt_stream.lines.oslo_text import Header
-
-SHAPES: Final = (
-    "plain",
-    "loghub",
-    "syslog",
-    "oslo_json",
-    "oslo_fluent",
-    "kolla",
-    "otlp",
-    "filebeat",
-    "vector",
-    "fluentbit",
-    "shared",
-    "json",
-)
 
 # Brokers take 1 MB by default. Decoding takes up to twelve times the memory of a record that is all line ends.
 MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
@@ -72,7 +59,6 @@ MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
 # Written by loggpt-stream route. One partition alone cannot know it, once lines are sorted by instance.
 ABOUT_SEVERAL: Final = "loggpt_route_about_several"
 
-_TEXT_SHAPES: Final = frozenset({"plain", "loghub", "syslog"})
 _SESSION_HEADERS: Final = frozenset({"session_id", "session-id"})
 _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _OTLP_TIMES: Final = ("timeUnixNano", "observedTimeUnixNano")
@@ -82,42 +68,40 @@ _ODD: Final = re.compile("[\ufffd\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # what did 
 # A dict of Python's or a list in a message's later lines begins with a bracket too, but not like this.
 _JSON: Final = re.compile(r"\s*+(?:\{\s*+[\"}]|\[\s*+(?:\{\s*+\"|\"))")
 
-_Found = list[tuple[str, Event]]
+# Bound here: an enum's member costs a look-up for every line.
+_PLAIN: Final = Shape.PLAIN
+_LOGHUB: Final = Shape.LOGHUB
+_SYSLOG: Final = Shape.SYSLOG
+
+_Found = list[tuple[Shape, Event]]
 
 
-def known_shape(name: str | None) -> str | None:
-    """Return `name` where it is one of SHAPES, or None for none. Raises `ValueError` that says which there are."""
-    if name is not None and name not in SHAPES:
-        raise ValueError(f"no such shape; there are {', '.join(SHAPES)}")
-    return name
-
-
-def decode(record: Record, *, pin: str | None = None) -> list[Event]:
-    """Return the log events of a record, at least one. `pin` (one of SHAPES) refuses every other shape.
+def decode(record: Record, *, pin: Shape | None = None) -> list[Event]:
+    """Return the log events of a record, at least one. `pin` refuses every other shape.
 
     With a text shape pinned, a line that begins like JSON and is none is a line.
 
-    Raises `UndecodableError` where the record holds no event; never anything else, whatever the bytes. `ValueError`
-    for a pin that is no shape.
+    Raises `UndecodableError` where the record holds no event; never anything else, whatever the bytes.
     """
-    known_shape(pin)
     try:
         return _decode(record, pin)
     except UndecodableError:
         raise
     except Exception as error:
         # A mistake of ours. Raised on, it would end whoever has the partition, at this record, again and again.
-        raise UndecodableError("decoder_failed", repr(error)) from error
+        raise UndecodableError(DeadLetterReason.DECODER_FAILED, repr(error)) from error
 
 
-def _decode(record: Record, pin: str | None) -> list[Event]:
+def _decode(record: Record, pin: Shape | None) -> list[Event]:
     if record.value is None:
-        raise UndecodableError("null_value", "the record has no value")
+        raise UndecodableError(DeadLetterReason.NULL_VALUE, "the record has no value")
     if len(record.value) > MAX_RECORD_BYTES:
-        raise UndecodableError("too_long", f"{len(record.value)} bytes, and at most {MAX_RECORD_BYTES} are read")
+        raise UndecodableError(
+            DeadLetterReason.TOO_LONG, f"{len(record.value)} bytes, and at most {MAX_RECORD_BYTES} are read"
+        )
     # Producers write what they like: beyond these no calendar goes.
     time_s = record.timestamp_s if 0.0 <= record.timestamp_s <= LATEST_S else 0.0
-    envelope = Envelope("plain", time_s, _session_header(record) if record.headers else None)
+    envelope = Envelope(_PLAIN, time_s, _session_header(record) if record.headers else None)
     text = _text(record.value)
     if pin is not None:
         events = _pinned(text, envelope, pin)
@@ -131,17 +115,17 @@ def _decode(record: Record, pin: str | None) -> list[Event]:
     return [replace(event, traceparent=trace, about_several=several) for event in events]
 
 
-def _pinned(text: str, envelope: Envelope, pin: str) -> list[Event]:
+def _pinned(text: str, envelope: Envelope, pin: Shape) -> list[Event]:
     try:
         found = _decode_text(text, envelope, depth=0)
     except UndecodableError as error:
-        if error.reason != "bad_json" or pin not in _TEXT_SHAPES:
+        if error.reason != DeadLetterReason.BAD_JSON or not pin.is_text:
             raise
         found = _lines(text, envelope)
     for shape, event in found:
         # A line without header has nothing to tell the text shapes apart by.
-        if shape != pin and not (shape == "plain" and pin in _TEXT_SHAPES and not event.logger):
-            raise UndecodableError("other_shape", f"the record is {shape}, and {pin} is pinned")
+        if shape != pin and not (shape == _PLAIN and pin.is_text and not event.logger):
+            raise UndecodableError(DeadLetterReason.OTHER_SHAPE, f"the record is {shape}, and {pin} is pinned")
     return [event for _, event in found]
 
 
@@ -172,7 +156,7 @@ def _text(value: bytes) -> str:
     except UnicodeDecodeError:
         text = value.decode(errors="replace")
     if _ODD.subn("", text)[1] > _MAX_ODD_SHARE * len(text):
-        raise UndecodableError("not_text", f"{len(value)} bytes that are mostly no text")
+        raise UndecodableError(DeadLetterReason.NOT_TEXT, f"{len(value)} bytes that are mostly no text")
     return text
 
 
@@ -183,11 +167,11 @@ def _decode_text(text: str, envelope: Envelope, depth: int) -> _Found:
     if syslog is None:
         return _lines(text, envelope)
     around, text = syslog
-    shape = "syslog" if depth == 0 else envelope.shape
+    shape = _SYSLOG if depth == 0 else envelope.shape
     return _reshaped(_decode_text(text, around, depth + 1), shape)
 
 
-def _reshaped(found: _Found, shape: str) -> _Found:
+def _reshaped(found: _Found, shape: Shape) -> _Found:
     return [(shape, event) for _, event in found]
 
 
@@ -216,7 +200,7 @@ def _continues(header: Header, begun: Header | None) -> bool:
     return header.is_prefix and begun is not None and header.logger == begun.logger and header.pid == begun.pid
 
 
-def _event(line: str, header: Header | None, more: list[str], envelope: Envelope) -> tuple[str, Event]:
+def _event(line: str, header: Header | None, more: list[str], envelope: Envelope) -> tuple[Shape, Event]:
     """Return (shape, event) of a line and what continues it."""
     if header is None:
         file, message = split_file(line)
@@ -244,7 +228,7 @@ def _event(line: str, header: Header | None, more: list[str], envelope: Envelope
     if file and not service:
         service = service_of(file)
     request_id, global_request_id, project_id = read_context(context)
-    return "loghub" if file and envelope.shape == "plain" else envelope.shape, Event(
+    return _LOGHUB if file and envelope.shape == _PLAIN else envelope.shape, Event(
         header.time_s or envelope.time_s,
         header.level,
         header.logger,
@@ -269,7 +253,7 @@ def _decode_json(text: str, envelope: Envelope, depth: int) -> _Found:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise UndecodableError("bad_json", str(error)) from None
+        raise UndecodableError(DeadLetterReason.BAD_JSON, str(error)) from None
     if isinstance(value, dict):
         return _decode_object(value, envelope, depth)
     return _decode_all(value, envelope, depth)
@@ -278,7 +262,7 @@ def _decode_json(text: str, envelope: Envelope, depth: int) -> _Found:
 def _decode_all(values: list[Any], envelope: Envelope, depth: int) -> _Found:
     """Return the events of all entries of an array; those without text are passed over, unless all are."""
     found: _Found = []
-    refused = UndecodableError("no_text", "an array without text")
+    refused = UndecodableError(DeadLetterReason.NO_TEXT, "an array without text")
     for value in values:
         try:
             if isinstance(value, dict):
@@ -294,7 +278,7 @@ def _decode_all(values: list[Any], envelope: Envelope, depth: int) -> _Found:
 
 def _decode_object(value: dict[str, Any], envelope: Envelope, depth: int) -> _Found:
     if "resourceLogs" in value:
-        return _reshaped(_otlp(value, envelope, depth), "otlp" if depth == 0 else envelope.shape)
+        return _reshaped(_otlp(value, envelope, depth), Shape.OTLP if depth == 0 else envelope.shape)
     layout = layout_of(value)
     around = around_json(value, envelope)
     if layout is not None:
@@ -303,24 +287,24 @@ def _decode_object(value: dict[str, Any], envelope: Envelope, depth: int) -> _Fo
         around = around._replace(shape=_shape(value))
     text = text_of(value)
     if text is None:
-        raise UndecodableError("no_text", f"none of {', '.join(TEXT_KEYS)} holds text")
+        raise UndecodableError(DeadLetterReason.NO_TEXT, f"none of {', '.join(TEXT_KEYS)} holds text")
     return _decode_text(text, around, depth + 1)
 
 
-def _shape(value: dict[str, Any]) -> str:
+def _shape(value: dict[str, Any]) -> Shape:
     log = value.get("log")
     if "@metadata" in value or isinstance(log, dict):
-        return "filebeat"
+        return Shape.FILEBEAT
     if "source_type" in value:
-        return "vector"
+        return Shape.VECTOR
     if "session_id" in value:
-        return "shared"
-    return "fluentbit" if isinstance(log, str) else "json"
+        return Shape.SESSION_JSON
+    return Shape.FLUENTBIT if isinstance(log, str) else Shape.JSON
 
 
 def _otlp(value: dict[str, Any], envelope: Envelope, depth: int) -> _Found:
     found: _Found = []
-    refused = UndecodableError("no_text", "no OTLP log record has a text body")
+    refused = UndecodableError(DeadLetterReason.NO_TEXT, "no OTLP log record has a text body")
     for resource in dicts_of(value.get("resourceLogs")):
         names = _attributes(dict_of(resource.get("resource")).get("attributes"))
         for scope in dicts_of(resource.get("scopeLogs")):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from loggpt_stream.lines.oslo_text import parse_time
 from loggpt_stream.lines.record import LATEST_S
+
+if TYPE_CHECKING:
+    from loggpt_stream.lines.shapes import Shape
 
 TEXT_KEYS: Final = ("message", "Payload", "log", "MESSAGE", "msg", "short_message", "body")
 MAX_NAME_CHARS: Final = 256
@@ -36,7 +39,7 @@ _HALF_YEAR_S: Final = 183 * 86_400
 class Envelope(NamedTuple):
     """What is known of a text from around it. `shape` names the outermost envelope."""
 
-    shape: str
+    shape: Shape
     time_s: float
     session_id: str | None = None
     host: str | None = None

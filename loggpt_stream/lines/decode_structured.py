@@ -24,6 +24,7 @@ from loggpt_stream.lines.oslo_text import (
     split_message,
 )
 from loggpt_stream.lines.record import Event
+from loggpt_stream.lines.shapes import Shape
 
 if TYPE_CHECKING:
     from loggpt_stream.lines.decode_around import Envelope
@@ -40,7 +41,7 @@ _stamps: dict[int, str] = {}
 class Layout(NamedTuple):
     """The keys of a shape. `flat`: the request context stands beside the message and not in `context`."""
 
-    shape: str
+    shape: Shape
     text: str
     level: str
     logger: str
@@ -48,9 +49,9 @@ class Layout(NamedTuple):
     flat: bool
 
 
-_OSLO_JSON: Final = Layout("oslo_json", "message", "levelname", "name", "process", flat=False)
-_OSLO_FLUENT: Final = Layout("oslo_fluent", "message", "level", "name", "process", flat=False)
-_KOLLA: Final = Layout("kolla", "Payload", "log_level", "python_module", "Pid", flat=True)
+_OSLO_JSON: Final = Layout(Shape.OSLO_JSON, "message", "levelname", "name", "process", flat=False)
+_OSLO_FLUENT: Final = Layout(Shape.OSLO_FLUENT, "message", "level", "name", "process", flat=False)
+_KOLLA: Final = Layout(Shape.KOLLA, "Payload", "log_level", "python_module", "Pid", flat=True)
 
 
 def layout_of(value: dict[str, Any]) -> Layout | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from loggpt_stream.lines.masks import Masks
     from loggpt_stream.lines.rules import SessionRules
+    from loggpt_stream.lines.shapes import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Gathering:
 
     rules: SessionRules
     masks: Masks
-    shape: str | None = None
+    shape: Shape | None = None
 
     @property
     def fingerprint(self) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from loggpt_stream.lines.names import SessionKind
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -14,12 +16,12 @@ SEVERAL: Final = ""
 
 # The kind of session that a source names, and the event's attribute that holds the name; "" for what was linked.
 _SOURCES: Final = {
-    "explicit": ("explicit", "session_id"),
-    "instance": ("instance", "instance_id"),
-    "instance_in_text": ("instance", "instance_in_text"),
-    "request_instance": ("instance", ""),
-    "global_request": ("request", "global_request_id"),
-    "request": ("request", "request_id"),
+    "explicit": (SessionKind.EXPLICIT, "session_id"),
+    "instance": (SessionKind.INSTANCE, "instance_id"),
+    "instance_in_text": (SessionKind.INSTANCE, "instance_in_text"),
+    "request_instance": (SessionKind.INSTANCE, ""),
+    "global_request": (SessionKind.REQUEST, "global_request_id"),
+    "request": (SessionKind.REQUEST, "request_id"),
 }
 
 
@@ -64,4 +66,4 @@ def key_of(event: Event, order: Collection[str], linked: str | None) -> Key | No
 
 def window_of(event: Event) -> Key:
     """Return the kind and name of the window for events without any other key: one a host and service."""
-    return "window", f"{event.host or '-'}/{event.service or event.logger.partition('.')[0] or '-'}"
+    return SessionKind.WINDOW, f"{event.host or '-'}/{event.service or event.logger.partition('.')[0] or '-'}"

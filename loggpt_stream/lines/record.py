@@ -6,7 +6,10 @@ Nobody changes either. They are not frozen all the same: for every line that wou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from loggpt_stream.lines.names import DeadLetterReason
 
 # Kafka is from 2011. What is stamped earlier has no timestamp (-1, by KIP-32), or seconds for milliseconds; what is
 # stamped later than the year 3000 has micro- or nanoseconds.
@@ -101,9 +104,9 @@ def arrival_s(record: Record, now_s: float) -> float:
 
 
 class UndecodableError(ValueError):
-    """A record that holds no log event. `reason` is one constant word for counting, `detail` says more."""
+    """A record that holds no log event. `reason` is for counting, `detail` says more."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: DeadLetterReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail

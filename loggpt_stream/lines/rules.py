@@ -7,7 +7,6 @@ from typing import Final
 
 KEY_SOURCES: Final = ("explicit", "instance", "instance_in_text", "request_instance", "global_request", "request")
 UNKEYED_FATES: Final = ("drop", "window")
-KINDS: Final = ("explicit", "instance", "request", "window")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import Final
 
+from loggpt_stream.lines.names import CloseReason, SessionKind
+
 MAX_RAW_CHARS: Final = 4096
 # Records that are read again for the continuation of one line, at most.
 MAX_REST: Final = 256
@@ -16,8 +18,6 @@ MAX_REST: Final = 256
 SESSION_BYTES: Final = 1_100
 LINE_BYTES: Final = 180
 REST_BYTES: Final = 100
-
-CLOSE_REASONS: Final = ("idle", "terminal", "max_age", "max_lines", "memory", "end_of_input")
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class Line:
 class Session:
     """The lines of one key on one partition, in arrival order.
 
-    kind: `explicit`, `instance`, `request` or `window`. part: 0, or how many parts came before (max_age, max_lines).
+    kind: a `SessionKind`. part: 0, or how many parts came before. close_reason: a `CloseReason`; "" while it is open.
     first_offset, first_index: of the record of its first line, and which of that record's events that is (from 0).
     group: the explicit session id its lines carry, where another key was used (for labels and splits by group).
     traceparent: trace context of the first record that had one.
@@ -94,7 +94,13 @@ class Session:
 
         The lines of an instance go on until it is idle or destroyed; a request or an explicit run may well be over.
         """
-        return self.kind == "instance" and self.close_reason == "end_of_input" and not self.ending
+        by_end = self.close_reason == CloseReason.END_OF_INPUT
+        return self.kind == SessionKind.INSTANCE and by_end and not self.ending
+
+    @property
+    def continues(self) -> bool:
+        """Tell whether the session was cut by a limit, so that its next line begins a further part."""
+        return bool(self.close_reason) and CloseReason(self.close_reason).continues
 
     @property
     def identity(self) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from loggpt_stream.lines.continuation import stands_alone
 from loggpt_stream.lines.keys import SEVERAL, key_of, link_of, linked_with, request_of, window_of
+from loggpt_stream.lines.names import CloseReason, Fate, SessionKind
 from loggpt_stream.lines.session import (
     LINE_BYTES,
     MAX_RAW_CHARS,
@@ -46,6 +47,14 @@ _SPARE_FROM: Final = 0.8
 _SPARE_TO: Final = 0.7
 _SPARE_STEP: Final = 0.02
 
+# Bound here: an enum's member costs a look-up for every line.
+_INSTANCE: Final = SessionKind.INSTANCE
+_EXPLICIT: Final = SessionKind.EXPLICIT
+_LINE: Final = Fate.LINE
+_LATE_LINE: Final = Fate.LATE_LINE
+_CONTINUATION: Final = Fate.CONTINUATION
+_UNKEYED: Final = Fate.UNKEYED
+
 
 class Sessionizer:
     """The open sessions of one partition. Memory is bounded: past a limit the longest quiet session closes first."""
@@ -69,7 +78,7 @@ class Sessionizer:
         self.max_open_sessions = max_open_sessions
         self.max_open_lines = max_open_lines
         self.max_open_bytes = max_open_bytes
-        self.fates: Counter[str] = Counter()
+        self.fates: Counter[Fate] = Counter()
         self.tables = tables or Tables()
         # Offset of the newest record of which an open session got something.
         self.newest_line = -1
@@ -118,7 +127,7 @@ class Sessionizer:
         timed = key is not None or event.logger
         closed = self.advance(time_s) if timed else []
         if key is None:
-            self.fates["unkeyed"] += 1
+            self.fates[_UNKEYED] += 1
             tables.parents.remember(event, None)
             return closed
         session = tables.by_opening.get(key) or self._open(key, event, offset)
@@ -128,13 +137,13 @@ class Sessionizer:
             self._spare_memory()
         full: list[Session] = []
         if len(session.lines) >= self.rules.max_lines:
-            full.append(self._close(session, "max_lines", self.watermark_s))
+            full.append(self._close(session, CloseReason.MAX_LINES, self.watermark_s))
         while (
             len(tables.by_opening) > self.max_open_sessions
             or tables.open_lines > self.max_open_lines
             or (tables.open_bytes > self.max_open_bytes and tables.by_opening)
         ):
-            full.append(self._close(self._quietest(), "memory", self.watermark_s))
+            full.append(self._close(self._quietest(), CloseReason.MEMORY, self.watermark_s))
         return closed + self._closed(full) if full else closed
 
     def advance(self, time_s: float) -> list[Session]:
@@ -186,7 +195,7 @@ class Sessionizer:
     def flush(self) -> list[Session]:
         """Close every open session: the input has ended."""
         sessions = list(self.tables.by_opening.values())
-        return self._closed([self._close(session, "end_of_input", self.watermark_s) for session in sessions])
+        return self._closed([self._close(session, CloseReason.END_OF_INPUT, self.watermark_s) for session in sessions])
 
     def _continue(self, fragment: Event) -> bool:
         """Give a fragment to the event it continues. False where it must stand as a line of its own."""
@@ -194,15 +203,15 @@ class Sessionizer:
         if parent is None:
             if stands_alone(fragment):
                 return False
-            self.fates["orphan_continuation"] += 1
+            self.fates[Fate.ORPHAN_CONTINUATION] += 1
             return True
         session = parent.session() if parent.session is not None else None
         if parent.session is None:
-            self.fates["unkeyed"] += 1
+            self.fates[_UNKEYED] += 1
         elif session is None or session.close_reason:
-            self.fates["late_continuation"] += 1
+            self.fates[Fate.LATE_CONTINUATION] += 1
         else:
-            self.fates["continuation"] += 1
+            self.fates[_CONTINUATION] += 1
             line = session.lines[parent.line]
             if parent.reader.read(fragment.message):
                 line.tail = self._masks.mask(parent.reader.exception)
@@ -241,7 +250,7 @@ class Sessionizer:
         linked = self.tables.instance_of_request.get(request) if request and not event.about_several else None
         # Only while that instance's session is open: a request must not bring a closed session back, not even one
         # that this line itself will close by moving the clock.
-        session = self.tables.by_opening.get(("instance", linked)) if linked else None
+        session = self.tables.by_opening.get((_INSTANCE, linked)) if linked else None
         is_open = session is not None and now_s < self._due_s(session)
         key = key_of(event, order, linked if is_open else None)
         return window_of(event) if key is None and self.rules.unkeyed == "window" else key
@@ -260,10 +269,10 @@ class Sessionizer:
         session = Session(name, kind, self.watermark_s, self.watermark_s, offset, self.tables.index)
         before = self.tables.tombstones.get(key)
         if before is not None and self.watermark_s - before.closed_s < self.rules.tombstone_s:
-            if before.close_reason in ("max_age", "max_lines", "memory"):
+            if before.continues:
                 session.part = before.part + 1
                 session.late = before.late
-            elif before.close_reason == "terminal":
+            elif before.close_reason == CloseReason.TERMINAL:
                 session.late = True
             else:
                 session.late = event.time_s < before.closed_s
@@ -283,18 +292,18 @@ class Sessionizer:
         session.bytes += LINE_BYTES + size
         tables.open_lines += 1
         tables.open_bytes += LINE_BYTES + size
-        self.fates["late_line" if session.late else "line"] += 1
+        self.fates[_LATE_LINE if session.late else _LINE] += 1
         if event.host and event.host not in session.hosts:
             session.hosts.append(event.host)
         session.project_id = session.project_id or event.project_id
         session.traceparent = session.traceparent or event.traceparent
-        if session.kind != "explicit":
+        if session.kind != _EXPLICIT:
             session.group = session.group or event.session_id
 
     def _touch(self, session: Session, event: Event) -> None:
         session.last_seen_s = self.tables.watermark_s
         session.unsaved = True
-        if session.kind == "instance":
+        if session.kind == _INSTANCE:
             decisive = self.rules.revival if session.ending else self.rules.terminal
             for piece in decisive:
                 if piece in event.message:
@@ -333,10 +342,10 @@ class Sessionizer:
         """Close for what was due first, so that it makes no difference in how many steps the watermark came here."""
         due_s = self._due_s(session)
         if due_s < self._quiet_s(session):
-            return self._close(session, "max_age", due_s)
-        return self._close(session, "terminal" if session.ending else "idle", due_s)
+            return self._close(session, CloseReason.MAX_AGE, due_s)
+        return self._close(session, CloseReason.TERMINAL if session.ending else CloseReason.IDLE, due_s)
 
-    def _close(self, session: Session, reason: str, time_s: float) -> Session:
+    def _close(self, session: Session, reason: CloseReason, time_s: float) -> Session:
         self.tables.close(session)
         session.close_reason = reason
         session.closed_s = round(time_s, 6)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loggpt_stream.lines.continuation import Parents
+from loggpt_stream.lines.names import CloseReason
 
 if TYPE_CHECKING:
     from loggpt_stream.lines.session import Session
@@ -25,6 +26,11 @@ class Tombstone(NamedTuple):
     closed_s: float
     part: int
     late: bool
+
+    @property
+    def continues(self) -> bool:
+        """Tell whether the session was cut by a limit, so that its next line begins a further part."""
+        return CloseReason(self.close_reason).continues
 
 
 @dataclass(slots=True)

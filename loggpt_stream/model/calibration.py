@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
+from enum import unique
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import orjson
 
+from loggpt_stream.lines.names import WireName
 from loggpt_stream.model.drift import DriftMonitor, EarlyMonitor
 from loggpt_stream.model.drift_mode import DriftMode
 from loggpt_stream.model.statistics import LENGTH, AnyScale, scales_from_json, scales_to_json, slack, surprises
@@ -18,18 +20,25 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+@unique
+class Unjudged(WireName):
+    """Why a session gets no verdict."""
+
+    LATE = "late"  # its lines came after the session that they belong to had closed
+    OUTDATED = "outdated"  # its lines were masked by rules that are no longer in use
+    KIND_NOT_CALIBRATED = "kind_not_calibrated"
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a session was judged. An anomaly is a judged session whose score is greater than the threshold.
+    """How a session was judged. Nobody else compares a score with a threshold.
 
     combination: which statistics decided. score, threshold: in nats (None where the session was not judged).
     surprises: what each statistic adds to the score, in nats. p_value: conformal p-value, the share of calibration's
-    normal sessions (this one counted in) that score at least as high. unjudged: "" or why not (`late`,
-    `kind_not_calibrated`).
+    normal sessions (this one counted in) that score at least as high. unjudged: why it was not judged, else None.
     """
 
-    anomalous: bool
-    unjudged: str = ""
+    unjudged: Unjudged | None = None
     combination: str = ""
     score: float | None = None
     threshold: float | None = None
@@ -37,8 +46,13 @@ class Verdict:
     surprises: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def anomalous(self) -> bool:
+        """Tell whether the session is an anomaly: it was judged, and its score is greater than the threshold."""
+        return self.score is not None and self.threshold is not None and self.score > self.threshold
+
+    @property
     def outcome(self) -> str:
-        """Return this verdict in a word: `anomalous`, `normal`, or why the session was not judged."""
+        """Return the verdict in a word, for counting: `anomalous`, `normal`, or why the session was not judged."""
         return "anomalous" if self.anomalous else self.unjudged or "normal"
 
 
@@ -67,7 +81,7 @@ class ScoreCalibration:
 
     def p_value(self, score: float) -> float:
         """Return the conformal p-value of `score` (Vovk et al., Algorithmic Learning in a Random World, 2005)."""
-        below = int(np.searchsorted(np.asarray(self.normal_scores), score - slack(score), side="left"))
+        below = bisect_left(self.normal_scores, score - slack(score))
         return (1 + len(self.normal_scores) - below) / (1 + len(self.normal_scores))
 
     def to_json(self) -> dict[str, Any]:
@@ -113,7 +127,6 @@ class EarlyCalibration(ScoreCalibration):
         """
         score = self.score(statistics)
         return Verdict(
-            anomalous=score > self.threshold,
             combination="early",
             score=score,
             threshold=self.threshold,
@@ -202,7 +215,7 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """Return this as JSON-ready values."""
-        return {kind: each.to_json() for kind, each in sorted(self.kinds.items())}
+        return {str(kind): each.to_json() for kind, each in sorted(self.kinds.items())}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Calibration:
@@ -260,19 +273,18 @@ class Judge:
     ) -> Verdict:
         """Judge a scored session. Late fragments, text masked by other rules and kinds without calibration are not."""
         if late or outdated:
-            return Verdict(anomalous=False, unjudged="late" if late else "outdated")
+            return Verdict(unjudged=Unjudged.LATE if late else Unjudged.OUTDATED)
         calibrated = self._kinds.get(kind)
         if calibrated is None:
-            return Verdict(anomalous=False, unjudged="kind_not_calibrated")
+            return Verdict(unjudged=Unjudged.KIND_NOT_CALIBRATED)
         score = calibrated.score(statistics)
-        threshold = self.monitors[kind].see(score)
-        if calibrated.early and score <= threshold:
-            self.early_monitors[kind].see(calibrated.early.score(statistics))
-        return Verdict(
-            anomalous=score > threshold,
+        verdict = Verdict(
             combination=calibrated.combination,
             score=score,
-            threshold=threshold,
+            threshold=self.monitors[kind].see(score),
             p_value=calibrated.p_value(score),
             surprises=calibrated.surprises(statistics),
         )
+        if calibrated.early and not verdict.anomalous:
+            self.early_monitors[kind].see(calibrated.early.score(statistics))
+        return verdict

@@ -12,6 +12,7 @@ from loggpt_stream.model.line_frequencies import EMPTY
 if TYPE_CHECKING:
     import torch
 
+    from loggpt_stream.lines.shapes import Shape
     from loggpt_stream.model.bundle import Bundle
     from loggpt_stream.model.calibration import Calibration, EarlyCalibration, Verdict
     from loggpt_stream.model.drift_mode import DriftMode
@@ -34,7 +35,7 @@ class Detector:
 
     @classmethod
     def load(
-        cls, bundle: Bundle, device: torch.device, *, batch_tokens: int = 8192, shape: str | None = None
+        cls, bundle: Bundle, device: torch.device, *, batch_tokens: int = 8192, shape: Shape | None = None
     ) -> Detector:
         """Load a bundle onto `device`. shape: see `decode`. Raises `ValueError` where it is not calibrated."""
         if bundle.calibration is None:

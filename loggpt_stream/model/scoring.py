@@ -39,7 +39,7 @@ class Scorable(Protocol):
 
     @property
     def kind(self) -> str:
-        """`explicit`, `instance`, `request` or `window`."""
+        """A `SessionKind`."""
 
     @property
     def texts(self) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from loggpt_stream.lines.rules import KINDS
+from loggpt_stream.lines.names import SessionKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +24,7 @@ LOG: Final = "<|LOG|>"
 END: Final = "<|END|>"
 # Begins a line set. The token has the name of version 0.1.0, since bundles hold it.
 LINE_SET: Final = "<|DIGEST|>"
-KIND_TOKENS: Final = {kind: f"<|{kind}|>" for kind in KINDS}
+KIND_TOKENS: Final = {kind: f"<|{kind}|>" for kind in SessionKind}
 SPECIAL_TOKENS: Final = (PAD, LOG, END, LINE_SET, *KIND_TOKENS.values())
 
 _MEMO_LINES: Final = 65_536
@@ -87,7 +87,7 @@ class LineTokenizer:
         self.log_id = self._id(LOG)
         self.end_id = self._id(END)
         self.line_set_id = self._id(LINE_SET)
-        self.kind_ids = {kind: self._id(token) for kind, token in KIND_TOKENS.items()}
+        self.kind_ids: dict[str, int] = {kind: self._id(token) for kind, token in KIND_TOKENS.items()}
         self._memo: dict[str, tuple[int, ...]] = {}
 
     @property

@@ -12,6 +12,8 @@ from loggpt_stream.alerts.alert import AlertWriter
 from loggpt_stream.daemon.early import SETTLE_S
 from loggpt_stream.history.corpus import closed_sessions
 from loggpt_stream.history.files import Reading, read_events
+from loggpt_stream.lines.names import Fate
+from loggpt_stream.lines.shapes import known_shape
 from loggpt_stream.logs import configure
 from loggpt_stream.model.bundle import load_bundle
 from loggpt_stream.model.detector import Detector
@@ -27,8 +29,8 @@ def replay(settings: ReplaySettings) -> None:
     """Judge the sessions of the named files, and write what was asked for. Raises `UserError`."""
     configure()
     bundle = load_bundle(settings.bundle)
-    reading, fates, verdicts = Reading(), Counter[str](), Counter[str]()
-    events = read_events(settings.inputs, reading, shape=settings.shape)
+    reading, fates, verdicts = Reading(), Counter[Fate](), Counter[str]()
+    events = read_events(settings.inputs, reading, shape=known_shape(settings.shape))
     sessions = closed_sessions(events, bundle.preprocessing.session_rules, bundle.preprocessing.mask_rules, fates)
     detector = Detector.load(bundle, choose_device(settings.device), batch_tokens=settings.batch_tokens)
     writer = AlertWriter(detector, settings.cluster)

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import CliPositionalArg
 
-from loggpt_stream.lines.decode import known_shape
+from loggpt_stream.lines.shapes import known_shape
 from loggpt_stream.model.drift_mode import DriftMode
 from loggpt_stream.settings import Settings
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from loggpt_stream.kafka.changelog import Change, Changelog
     from loggpt_stream.lines.record import Record
+    from loggpt_stream.lines.shapes import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ class RoutedPartition:
     for a transaction. dropped: set once the partition is lost.
     """
 
-    def __init__(self, topic: str, number: int, order: Sequence[str], shape: str | None, changelog: Changelog) -> None:
+    def __init__(
+        self, topic: str, number: int, order: Sequence[str], shape: Shape | None, changelog: Changelog
+    ) -> None:
         """Start with nothing read. `order`: of keys, as in the session rules. shape: see `decode`.
 
         `changelog` is at the end of what `restore` will be given.

@@ -18,6 +18,7 @@ from loggpt_stream.kafka.membership import Membership
 from loggpt_stream.kafka.record_reader import RecordReader
 from loggpt_stream.kafka.transactions import Bulk
 from loggpt_stream.lines.record import as_record
+from loggpt_stream.lines.shapes import known_shape
 from loggpt_stream.logs import get_logger
 from loggpt_stream.route.metrics import RouteMetrics
 from loggpt_stream.route.partition import RecordCommit, RoutedPartition
@@ -124,7 +125,8 @@ class Router:
 
     def new_partition(self, where: TopicPartition, changelog: Changelog) -> RoutedPartition:
         """Return the state of a partition of which nothing is known yet."""
-        return RoutedPartition(where.topic, where.partition, self.settings.key_order, self.settings.shape, changelog)
+        shape = known_shape(self.settings.shape)
+        return RoutedPartition(where.topic, where.partition, self.settings.key_order, shape, changelog)
 
     async def input_recreated(self, partition: RoutedPartition) -> None:
         """Do nothing: of a topic that is no more, nothing is left to be done."""

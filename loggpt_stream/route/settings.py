@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from loggpt_stream.kafka.settings import MemberSettings
-from loggpt_stream.lines.decode import known_shape
 from loggpt_stream.lines.rules import KEY_SOURCES, SessionRules
+from loggpt_stream.lines.shapes import known_shape
 
 
 def _known_order(order: tuple[str, ...]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from loggpt_stream.history.files import Reading, read_events
 from loggpt_stream.lines.masks import Masks
+from loggpt_stream.lines.names import Fate
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.lines.sessionizer import Sessionizer
 from loggpt_stream.simulator.settings import SPLITS
@@ -116,10 +117,10 @@ def _cut(recording: Recording, splits: Collection[str]) -> tuple[list[RecordedSe
     logged: dict[int, _Logged] = {}
     newest: dict[tuple[str, str], _Logged] = {}
     for event, record in read_events([str(recording.log)], Reading()):
-        continued_before = sessionizer.fates["continuation"] + sessionizer.fates["unkeyed"]
+        continued_before = sessionizer.fates[Fate.CONTINUATION] + sessionizer.fates[Fate.UNKEYED]
         text = (record.value or b"").decode()
         sessionizer.add(event, record.offset, arrival_s=math.inf)
-        continues = sessionizer.fates["continuation"] + sessionizer.fates["unkeyed"] > continued_before
+        continues = sessionizer.fates[Fate.CONTINUATION] + sessionizer.fates[Fate.UNKEYED] > continued_before
         parent = newest.get((event.pid, event.logger))
         if event.fragment and continues and parent is not None:
             parent.lines.append(text)

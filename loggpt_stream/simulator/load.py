@@ -76,7 +76,7 @@ class _Template:
             pid = event.lines[0].split(" ", 3)[2]
             service, host = slots.host(pid)
             marked = Marked(tuple(slots.mark(line) for line in event.lines), service, host, session)
-            self.events.append(tuple(Form(text, shipper.times) for text in shipper.shape(marked)))
+            self.events.append(tuple(Form(text, shipper.times) for text in shipper.records(marked)))
         self.records = sum(map(len, self.events))
         self.make = slots.maker()
 

@@ -5,28 +5,15 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from loggpt_stream.kafka.settings import ConnectionSettings
+from loggpt_stream.simulator.shippers import SHIPPERS, known_shipper
 
 SPLITS: Final = ("train", "val", "test", "day2")
 TO_KAFKA: Final = "kafka:"
-
-Format = Literal[
-    "plain",
-    "loghub",
-    "oslo_json",
-    "fluent_json",
-    "kolla",
-    "filebeat",
-    "vector",
-    "fluentbit",
-    "rsyslog",
-    "otlp",
-    "shared",
-]
 
 
 class SimulateSettings(ConnectionSettings):
@@ -38,7 +25,9 @@ class SimulateSettings(ConnectionSettings):
     acks: Literal["0", "1", "all"] = Field("all", description="who must have a record before it counts as sent")
     compression: Literal["none", "gzip", "lz4", "zstd"] = Field("zstd", description="of what goes to Kafka")
 
-    format: Format = Field("plain", description="what the lines look like: which shipper sends them")
+    format: Annotated[str, AfterValidator(known_shipper)] = Field(
+        "plain", description=f"which shipper the lines look like: {', '.join(SHIPPERS)}"
+    )
     rate: float = Field(0.0, ge=0, description="lines a second; 0 for as many as possible")
     concurrency: int | None = Field(
         None, gt=0, description="sessions open at once (as many as log --rate lines a second in real time; else 100)"

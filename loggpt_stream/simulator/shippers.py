@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from loggpt_stream.lines.shapes import Shape
 from loggpt_stream.simulator.slots import TIME_COMMA, TIME_EPOCH, TIME_ISO, TIME_NANOS, TIME_TEXT
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _loghub(event: Marked) -> list[str]:
     return [f"{event.service}.log.1.2026-11-23_00:00:01 {line}" for line in event.lines]
 
 
-def _shared(event: Marked) -> list[str]:
+def _session_json(event: Marked) -> list[str]:
     value = {"session_id": event.session, "service": event.service, "message": "\n".join(event.lines)}
     if not event.session:
         del value["session_id"]
@@ -270,22 +271,34 @@ def _otlp(event: Marked) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Shipper:
-    """How a shipper shapes an event to records, and in which ways it writes the time."""
+    """What a shipper makes of an event: records of a shape. times: the ways in which it writes the time."""
 
-    shape: Callable[[Marked], list[str]]
+    shape: Shape
+    records: Callable[[Marked], list[str]]
     times: tuple[str, ...]
 
 
+# By the name that `loggpt-stream simulate --format` has.
 SHIPPERS: Final = {
-    "plain": Shipper(_plain, (TIME_TEXT,)),
-    "loghub": Shipper(_loghub, (TIME_TEXT,)),
-    "oslo_json": Shipper(_oslo_json, (TIME_COMMA, TIME_EPOCH)),
-    "fluent_json": Shipper(_fluent_json, (TIME_COMMA,)),
-    "kolla": Shipper(_kolla, (TIME_TEXT,)),
-    "filebeat": Shipper(_filebeat, (TIME_TEXT, TIME_ISO)),
-    "vector": Shipper(_vector, (TIME_TEXT, TIME_ISO)),
-    "fluentbit": Shipper(_fluentbit, (TIME_TEXT, TIME_EPOCH)),
-    "rsyslog": Shipper(_rsyslog, (TIME_TEXT, TIME_ISO)),
-    "otlp": Shipper(_otlp, (TIME_TEXT, TIME_NANOS)),
-    "shared": Shipper(_shared, (TIME_TEXT,)),
+    "plain": Shipper(Shape.PLAIN, _plain, (TIME_TEXT,)),
+    "loghub": Shipper(Shape.LOGHUB, _loghub, (TIME_TEXT,)),
+    "oslo_json": Shipper(Shape.OSLO_JSON, _oslo_json, (TIME_COMMA, TIME_EPOCH)),
+    "fluent_json": Shipper(Shape.OSLO_FLUENT, _fluent_json, (TIME_COMMA,)),
+    "kolla": Shipper(Shape.KOLLA, _kolla, (TIME_TEXT,)),
+    "filebeat": Shipper(Shape.FILEBEAT, _filebeat, (TIME_TEXT, TIME_ISO)),
+    "vector": Shipper(Shape.VECTOR, _vector, (TIME_TEXT, TIME_ISO)),
+    "fluentbit": Shipper(Shape.FLUENTBIT, _fluentbit, (TIME_TEXT, TIME_EPOCH)),
+    "rsyslog": Shipper(Shape.SYSLOG, _rsyslog, (TIME_TEXT, TIME_ISO)),
+    "otlp": Shipper(Shape.OTLP, _otlp, (TIME_TEXT, TIME_NANOS)),
+    "session_json": Shipper(Shape.SESSION_JSON, _session_json, (TIME_TEXT,)),
 }
+# Names of version 0.1.0, which settings may still have.
+_OLD_NAMES: Final = {"shared": "session_json"}
+
+
+def known_shipper(name: str) -> str:
+    """Return the name of a shipper, new or old. Raises `ValueError` that says which there are."""
+    name = _OLD_NAMES.get(name, name)
+    if name not in SHIPPERS:
+        raise ValueError(f"no such format; there are {', '.join(SHIPPERS)}")
+    return name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import jsonschema
 import numpy as np
@@ -13,7 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loggpt_stream.alerts.alert import AlertWriter, JudgedSession, schema
+from loggpt_stream.alerts.alert import AlertWriter, JudgedSession, Stage, schema
+from loggpt_stream.lines.names import CloseReason, SessionKind
 from loggpt_stream.lines.session import Line, Session
 from loggpt_stream.model.calibration import Judge, Verdict
 from loggpt_stream.model.detector import Detector
@@ -57,6 +58,14 @@ def test_alerts_of_real_sessions_are_valid(detector: Detector, judged: list[Judg
         assert value["cloud"].get("instance", {}).get("id") == (
             each.session.key if each.session.kind == "instance" else None
         )
+
+
+def test_the_schema_names_every_kind_and_close_reason_and_stage_that_there_is() -> None:
+    about = schema()["properties"]["loggpt"]["properties"]
+    session = about["session"]["properties"]
+    assert session["kind"]["enum"] == list(SessionKind)
+    assert session["close_reason"]["enum"] == [*CloseReason, None]
+    assert about["stage"]["enum"] == list(get_args(Stage))
 
 
 def test_the_schema_refuses_a_field_that_it_does_not_know(detector: Detector, judged: list[JudgedSession]) -> None:
@@ -145,9 +154,7 @@ def test_any_text_times_and_key_give_a_valid_alert(
     session.close_reason = "idle"
     score = SessionScore(np.array([2.0, 1.0]), [np.array([2.0]), np.array([1.0])], {"mean_line_loss": 1.5})
     deciding = {"max_line_loss": 1.0, "unseen_lines": 1.0, "absent_lines": 0.9, "digest_loss": 0.8}
-    verdict = Verdict(
-        anomalous=True, combination="everything", score=2.0, threshold=1.0, p_value=0.1, surprises=deciding
-    )
+    verdict = Verdict(combination="everything", score=2.0, threshold=1.0, p_value=0.1, surprises=deciding)
     message = AlertWriter(detector, "prod").alert(JudgedSession("t", 0, session, score, verdict), created_s=0.0)
     jsonschema.validate(orjson.loads(message.value), schema())
 

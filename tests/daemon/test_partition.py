@@ -79,7 +79,7 @@ def restored(stored: list[Message], **change: Any) -> Partition:
 
 def judged(session: Session) -> JudgedSession:
     score = SessionScore(np.zeros(len(session.lines)), [], {})
-    return JudgedSession("input", 0, session, score, Verdict(anomalous=False))
+    return JudgedSession("input", 0, session, score, Verdict())
 
 
 def feed(to: Partition, value: bytes | None, offset: int) -> list[str]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.decode_around import MAX_NAME_CHARS
+from loggpt_stream.lines.names import DeadLetterReason
 from loggpt_stream.lines.oslo_text import MAX_CONTINUATION_LINES, MAX_LINE_CHARS
 from loggpt_stream.lines.record import Event, Record, UndecodableError
 
@@ -23,7 +24,7 @@ VM = "b9000ad5-4f3c-4d16-8d3e-0ba96b7a2f11"
 REQ = "req-7679f045-6075-4311-8700-c737a872af84"
 HEAD = "2026-11-23 04:07:34.520 14618 ERROR nova.compute.manager"
 LINE = f"{HEAD} [None {REQ} user project - - default default] [instance: {VM}] VM Started"
-REASONS = {"null_value", "too_long", "not_text", "bad_json", "no_text", "other_shape"}
+REASONS = set(DeadLetterReason) - {DeadLetterReason.DECODER_FAILED}
 
 OBJECTS: list[dict[str, Any]] = [
     {

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from loggpt_stream.lines.decode import SHAPES, decode
+from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Event, Record, UndecodableError
+from loggpt_stream.lines.shapes import Shape, known_shape
 
 VM = "b9000ad5-4f3c-4d16-8d3e-0ba96b7a2f11"
 OTHER = "c0ffee00-4f3c-4d16-8d3e-0ba96b7a2f11"
@@ -105,7 +106,7 @@ RECORDS: dict[str, tuple[Any, dict[str, Any]]] = {
         {"host": "cmp01", "service": "nova-compute", "source": "cmp01//var/log/nova/nova-compute.log"},
     ),
     "fluentbit": ({"@timestamp": 1795406860.52, "log": LINE}, {}),
-    "shared": (
+    "session_json": (
         {"session_id": "run-1", "service": "nova-compute", "message": LINE},
         {"session_id": "run-1", "service": "nova-compute", "source": "/nova-compute"},
     ),
@@ -117,7 +118,7 @@ def record(value: Any) -> Record:
     return Record((value if isinstance(value, str) else json.dumps(value)).encode(), "logs", 0, 0, 7.0)
 
 
-def event(value: Any, pin: str | None = None) -> Event:
+def event(value: Any, pin: Shape | None = None) -> Event:
     (only,) = decode(record(value), pin=pin)
     return only
 
@@ -136,11 +137,11 @@ PLAIN = Event(
 
 
 def test_every_shape_has_an_example_here() -> None:
-    assert set(RECORDS) == set(SHAPES)
+    assert set(RECORDS) == set(Shape)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_same_event_is_the_same_in_every_shape(shape: str) -> None:
+@pytest.mark.parametrize("shape", Shape)
+def test_the_same_event_is_the_same_in_every_shape(shape: Shape) -> None:
     value, around = RECORDS[shape]
     expected = replace(PLAIN, **around)
     found = event(value)
@@ -148,32 +149,36 @@ def test_the_same_event_is_the_same_in_every_shape(shape: str) -> None:
     assert replace(found, time_s=0) == replace(expected, time_s=0)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_pin_takes_its_own_shape_and_refuses_every_other(shape: str) -> None:
+@pytest.mark.parametrize("shape", Shape)
+def test_a_pin_takes_its_own_shape_and_refuses_every_other(shape: Shape) -> None:
     assert event(RECORDS[shape][0], pin=shape) == event(RECORDS[shape][0])
-    for other in set(SHAPES) - {shape}:
+    for other in set(Shape) - {shape}:
         with pytest.raises(UndecodableError, match=f"^other_shape: the record is {other}, and {shape} is pinned"):
             decode(record(RECORDS[other][0]), pin=shape)
 
 
-@pytest.mark.parametrize("pin", ["plain", "loghub", "syslog"])
+@pytest.mark.parametrize("pin", [shape for shape in Shape if shape.is_text])
 @pytest.mark.parametrize("line", ['{"a": 1', '["x"] y', "  <devices>", ""])
-def test_a_pinned_text_shape_takes_lines_without_header_even_such_as_begin_like_json(pin: str, line: str) -> None:
+def test_a_pinned_text_shape_takes_lines_without_header_even_such_as_begin_like_json(pin: Shape, line: str) -> None:
     found = event(line, pin=pin)
     assert (found.message, found.fragment) == (line, True)
 
 
-def test_a_pin_that_is_no_shape_is_a_callers_mistake() -> None:
+def test_a_name_that_is_no_shape_is_refused_and_the_shapes_are_listed() -> None:
     with pytest.raises(ValueError, match="no such shape; there are plain, loghub"):
-        decode(record(LINE), pin="text")
+        known_shape("text")
 
 
-@pytest.mark.parametrize("wrap", ["filebeat", "vector", "fluentbit", "shared", "otlp"])
+def test_the_name_that_a_shape_had_in_an_older_version_still_means_it() -> None:
+    assert known_shape("shared") is Shape.SESSION_JSON
+
+
+@pytest.mark.parametrize("wrap", ["filebeat", "vector", "fluentbit", "session_json", "otlp"])
 @pytest.mark.parametrize("inner", ["oslo_json", "oslo_fluent", "kolla"])
 def test_json_in_the_text_of_an_envelope_is_decoded_once_more(wrap: str, inner: str) -> None:
     text = json.dumps(RECORDS[inner][0])
     envelope = json.loads(json.dumps(RECORDS[wrap][0]).replace(json.dumps(LINE), json.dumps(text)))
-    found = event(envelope, pin=wrap)
+    found = event(envelope, pin=Shape(wrap))
     assert (found.message, found.instance_id, found.request_id) == (PLAIN.message, VM, REQ)
 
 

@@ -24,6 +24,7 @@ from oslo_log import log as oslo_log
 
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Event, Record
+from loggpt_stream.lines.shapes import Shape
 from tests.conftest import skip_or_fail
 
 if TYPE_CHECKING:
@@ -292,7 +293,7 @@ def test_rsyslog_passes_an_event_of_several_lines_on_in_each_of_its_formats(temp
         process.terminate()
         process.wait(10)
     (written,) = out.read_bytes().splitlines()
-    (found,) = decode(Record(written, "logs", 0, 0, 7.0), pin="syslog")
+    (found,) = decode(Record(written, "logs", 0, 0, 7.0), pin=Shape.SYSLOG)
     (expected,) = events("\n".join(LINES).encode())
     assert seen_by_the_model(found) == seen_by_the_model(expected)
     assert (found.raw, found.time_s, found.pid) == (LINES[0], expected.time_s, "7")

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import csv
 from functools import cache
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import pytest
 
 from loggpt_stream.commands.simulate import COMMAND
+from loggpt_stream.errors import UserError
 from loggpt_stream.history.corpus import Corpus, read_corpus
 from loggpt_stream.lines.masks import DEFAULT_RULES
 from loggpt_stream.lines.rules import KEY_SOURCES, SessionRules
+from loggpt_stream.lines.shapes import Shape
 from loggpt_stream.simulator import simulate as making
 from loggpt_stream.simulator.library import load_library
-from loggpt_stream.simulator.settings import SimulateSettings
+from loggpt_stream.simulator.shippers import SHIPPERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 START = "2026-03-01T00:00:00"
-FORMATS = get_args(SimulateSettings.model_fields["format"].annotation)
 
 
 def simulate(folder: Path, *flags: str, sessions: int = 30, seed: int = 5) -> tuple[Path, list[dict[str, str]]]:
@@ -33,10 +34,10 @@ def simulate(folder: Path, *flags: str, sessions: int = 30, seed: int = 5) -> tu
         return out, list(csv.DictReader(stream))
 
 
-def instances(file: Path) -> Corpus:
+def instances(file: Path, shape: Shape | None = None) -> Corpus:
     """Return the instance sessions; an explicit session id beside the line does not count."""
     rules = SessionRules(key_order=tuple(source for source in KEY_SOURCES if source != "explicit"))
-    corpus = read_corpus([str(file)], rules, DEFAULT_RULES)
+    corpus = read_corpus([str(file)], rules, DEFAULT_RULES, shape=shape)
     corpus.sessions = [session for session in corpus.sessions if session.kind == "instance" and not session.late]
     return corpus
 
@@ -86,9 +87,11 @@ def test_a_failure_share_between_is_met_within_chance(tmp_path: Path) -> None:
     assert 90 - 4 * 8 <= failed <= 90 + 4 * 8
 
 
-@pytest.mark.parametrize("name", sorted(set(FORMATS) - {"plain"}))
+@pytest.mark.parametrize("name", sorted(SHIPPERS.keys() - {"plain"}))
 def test_every_format_gives_the_same_sessions_and_texts(tmp_path: Path, plain: Corpus, name: str) -> None:
-    in_format = instances(simulate(tmp_path, "--format", name)[0])
+    # Background lines are of no session: with a session's id beside the lines, these have none.
+    pin = SHIPPERS[name].shape if name != "session_json" else None
+    in_format = instances(simulate(tmp_path, "--format", name)[0], pin)
     assert not in_format.reading.rejected
     texts = {session.key: session.texts for session in in_format.sessions}
     assert texts.keys() == {session.key for session in plain.sessions}
@@ -96,8 +99,18 @@ def test_every_format_gives_the_same_sessions_and_texts(tmp_path: Path, plain: C
     assert different == []
 
 
-def test_the_explicit_id_of_the_shared_format_is_the_instance(tmp_path: Path) -> None:
-    file, truth = simulate(tmp_path, "--format", "shared")
+def test_there_is_a_format_for_every_shape_that_the_decoder_knows_but_nobodys_json() -> None:
+    assert {shipper.shape for shipper in SHIPPERS.values()} == set(Shape) - {Shape.JSON}
+
+
+def test_a_format_that_does_not_exist_is_refused_and_the_formats_are_listed() -> None:
+    with pytest.raises(UserError, match="no such format; there are plain, loghub"):
+        COMMAND.main(["--format", "syslog"])
+
+
+@pytest.mark.parametrize("name", ["session_json", "shared"])
+def test_the_explicit_id_of_the_json_with_a_session_is_the_instance(tmp_path: Path, name: str) -> None:
+    file, truth = simulate(tmp_path, "--format", name)
     sessions = read_corpus([str(file)], SessionRules(), DEFAULT_RULES).sessions
     assert {s.key for s in sessions if s.kind == "explicit"} == {row["instance_uuid"] for row in truth}
 
