@@ -317,8 +317,8 @@ def _row(alert: Mapping[str, Any], width: int) -> str:
 
 def summarise(play: Play, alerts: list[dict[str, Any]], bundle: Path, out: Path, console: Console) -> None:
     """Print what was found and missed, beside what any ERROR line would have found, on the same sessions."""
-    meaning = load_bundle(bundle).meaning
-    corpus = read_corpus([str(out / "played.log")], meaning.session_rules, meaning.mask_rules)
+    preprocessing = load_bundle(bundle).preprocessing
+    corpus = read_corpus([str(out / "played.log")], preprocessing.session_rules, preprocessing.mask_rules)
     with_error = {
         session.key
         for session in corpus.sessions

@@ -6,9 +6,10 @@ import pytest
 
 from loggpt_stream.daemon.compose import DEAD_LETTER_BYTES, dead_letter
 from loggpt_stream.daemon.partition import Rejected
+from loggpt_stream.lines.names import DeadLetterReason
 from loggpt_stream.lines.record import Record, UndecodableError
 
-ERROR = UndecodableError("bad_json", "cut off")
+ERROR = UndecodableError(DeadLetterReason.BAD_JSON, "cut off")
 
 
 def letter(

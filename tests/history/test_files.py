@@ -17,6 +17,7 @@ from loggpt_stream.errors import UserError
 from loggpt_stream.history.corpus import Corpus, read_corpus
 from loggpt_stream.history.files import Reading, expand, read_events
 from loggpt_stream.lines.masks import DEFAULT_RULES
+from loggpt_stream.lines.names import Fate
 from loggpt_stream.lines.rules import SessionRules
 from testing.tiny_bundle import NOVA34
 
@@ -161,7 +162,7 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_every_line_is_in_one_session_or_counted(plain: Path) -> None:
     corpus = read(plain)
     in_sessions = sum(len(session.lines) for session in corpus.sessions)
-    assert in_sessions == corpus.fates["line"] + corpus.fates["late_line"]
+    assert in_sessions == corpus.fates[Fate.LINE] + corpus.fates[Fate.LATE_LINE]
     assert corpus.fates.total() + corpus.reading.rejected.total() == corpus.reading.records == 1_000
 
 

@@ -42,6 +42,7 @@ from loggpt_stream.dead_letters.reinject import reinject
 from loggpt_stream.errors import UserError
 from loggpt_stream.kafka.settings import KafkaSettings
 from loggpt_stream.kafka.topics import Level, kafka_client, look_up
+from loggpt_stream.lines.names import DeadLetterReason
 from loggpt_stream.lines.record import Record, UndecodableError
 from loggpt_stream.route.settings import RouteSettings
 from testing.daemon_process import DaemonProcess, RouteProcess, Topics, produce, read_all
@@ -308,7 +309,9 @@ async def test_as_the_daemons_user_the_doctor_finds_no_right_missing(secure_kafk
 
 async def test_dead_letters_can_be_read_and_put_back_by_a_user_of_their_own(secure_kafka: KafkaServer) -> None:
     names, client = await granted(secure_kafka, "dead-letters", "letters-user")
-    rejected = Rejected(Record(b"", names.input, 0, 7, 1_795_442_888.0), UndecodableError("other_shape", "by a test"))
+    rejected = Rejected(
+        Record(b"", names.input, 0, 7, 1_795_442_888.0), UndecodableError(DeadLetterReason.OTHER_SHAPE, "by a test")
+    )
     letter = dead_letter(rejected, DEAD_LETTER_BYTES)
     async with AIOKafkaProducer(bootstrap_servers=secure_kafka.bootstrap) as producer:
         await producer.send_and_wait(names.dead_letters, letter.value, letter.key, headers=list(letter.headers))

@@ -12,6 +12,7 @@ import pytest
 from loggpt_stream.lines.continuation import Parents, TracebackReader
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.masks import Masks
+from loggpt_stream.lines.names import Fate
 from loggpt_stream.lines.record import Event, Record, UndecodableError
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.lines.session import MAX_RAW_CHARS, Session
@@ -124,13 +125,13 @@ def test_pieces_find_their_event_among_lines_of_other_writers() -> None:
 def test_pieces_of_the_same_process_number_on_another_host_stay_apart() -> None:
     (session,), sessionizer = sessions_of(event("a", source="cmp01"), event("    frame", source="cmp02", fragment=True))
     assert session.lines[0].raw == "raw a"
-    assert sessionizer.fates["orphan_continuation"] == 1
+    assert sessionizer.fates[Fate.ORPHAN_CONTINUATION] == 1
 
 
 def test_a_piece_of_another_time_is_no_piece_of_this_event() -> None:
     (session,), sessionizer = sessions_of(event("a"), event("    frame", time_s=100.001, fragment=True))
     assert session.lines[0].raw == "raw a"
-    assert sessionizer.fates["orphan_continuation"] == 1
+    assert sessionizer.fates[Fate.ORPHAN_CONTINUATION] == 1
 
 
 def test_frames_without_their_event_are_counted_and_their_exception_stands_alone() -> None:
@@ -161,7 +162,7 @@ def test_a_piece_that_comes_after_its_session_closed_is_counted() -> None:
     )
     assert [session.texts for session in closed] == [["ERROR nova.compute.manager a"]]
     assert closed[0].lines[0].raw == "raw a"
-    assert sessionizer.fates["late_continuation"] == 1
+    assert sessionizer.fates[Fate.LATE_CONTINUATION] == 1
 
 
 def test_lines_without_header_continue_the_newest_event_of_their_source() -> None:
@@ -220,9 +221,9 @@ def recorded_events() -> list[Event]:
 
 def test_in_a_recording_every_piece_of_a_traceback_finds_its_event() -> None:
     _, sessionizer = sessions_of(*recorded_events())
-    assert sessionizer.fates["orphan_continuation"] == 0
-    assert sessionizer.fates["late_continuation"] == 0
-    assert sessionizer.fates["continuation"] > 10_000
+    assert sessionizer.fates[Fate.ORPHAN_CONTINUATION] == 0
+    assert sessionizer.fates[Fate.LATE_CONTINUATION] == 0
+    assert sessionizer.fates[Fate.CONTINUATION] > 10_000
 
 
 def test_a_closed_session_does_not_live_on_for_continuations_that_may_come() -> None:
@@ -235,4 +236,4 @@ def test_a_closed_session_does_not_live_on_for_continuations_that_may_come() -> 
     assert gone() is None
     late = Event(time_s=1.0, level="ERROR", logger="nova.x", message="  File", raw="  File", fragment=True)
     assert sessionizer.add(late, 1, 10.0) == []
-    assert sessionizer.fates["late_continuation"] == 1
+    assert sessionizer.fates[Fate.LATE_CONTINUATION] == 1

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loggpt_stream.lines.masks import Masks
-from loggpt_stream.lines.names import CloseReason
+from loggpt_stream.lines.names import CloseReason, Fate
 from loggpt_stream.lines.record import Event
 from loggpt_stream.lines.rules import KEY_SOURCES, SessionRules
 from loggpt_stream.lines.sessionizer import Sessionizer
@@ -680,8 +680,8 @@ def test_every_keyed_line_is_in_exactly_one_session_in_order_within_all_limits(
     offsets = [each.offset for session in closed for each in session.lines]
     assert sorted(offsets) == keyed
     fates = sessionizer.fates
-    assert fates["line"] + fates["late_line"] == len(keyed)
-    assert fates["unkeyed"] == len(arrivals) - len(keyed)
+    assert fates[Fate.LINE] + fates[Fate.LATE_LINE] == len(keyed)
+    assert fates[Fate.UNKEYED] == len(arrivals) - len(keyed)
     for session in closed:
         own = [each.offset for each in session.lines]
         assert own == sorted(own)
@@ -702,7 +702,7 @@ def test_every_keyed_line_is_in_exactly_one_session_in_order_within_all_limits(
 def test_sessions_do_not_depend_on_when_the_clock_is_moved(
     arrivals: list[Arrival], rules: SessionRules, step_s: float
 ) -> None:
-    def run(*, ticking: bool) -> tuple[list[tuple[object, ...]], Counter[str]]:
+    def run(*, ticking: bool) -> tuple[list[tuple[object, ...]], Counter[Fate]]:
         feed = Feed(rules, max_open_sessions=2)
         closed: list[Session] = []
         for event, arrival_s in timeline(arrivals):
