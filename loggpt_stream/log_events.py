@@ -93,6 +93,17 @@ LOG_EVENTS: Final = {
     ),
     "partition_not_ours": LogEvent("The group has given the partition to another member, or is about to."),
     "partition_taken_over": LogEvent("The state of a partition is restored, and reading goes on at `position`."),
+    "state_format_held_back": LogEvent(
+        "A member of the group reads an older state format only, so state is written in that one.",
+        "Nothing in a rolling upgrade: the newest format comes once every member reads it.",
+    ),
+    "state_format_released": LogEvent(
+        "Every member of the group reads the newest state format. It is written once `settled_in_s` have passed so.",
+    ),
+    "state_format_unknown": LogEvent(
+        "The broker did not say who is in the group, so every state stays in the format that it is in.",
+        "Allow Describe on the group, or set `state_format` to the newest that every member reads.",
+    ),
     "partitions_assigned": LogEvent("A rebalance gave us these partitions. Each is taken over next."),
     "partitions_revoked": LogEvent("A rebalance took these partitions away. What was read of them is committed."),
     "producer_left_open": LogEvent(

@@ -24,7 +24,7 @@ LOG: Final = "<|LOG|>"
 END: Final = "<|END|>"
 # Begins a line set. The token has the name of version 0.1.0, since bundles hold it.
 LINE_SET: Final = "<|DIGEST|>"
-KIND_TOKENS: Final = {kind: f"<|{kind}|>" for kind in SessionKind}
+KIND_TOKENS: Final[dict[str, str]] = {kind: f"<|{kind}|>" for kind in SessionKind}
 SPECIAL_TOKENS: Final = (PAD, LOG, END, LINE_SET, *KIND_TOKENS.values())
 
 _MEMO_LINES: Final = 65_536
