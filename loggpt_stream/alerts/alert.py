@@ -93,33 +93,14 @@ class AlertWriter:
         """
         session, verdict = judged.session, judged.verdict
         event_id = self.event_id(judged)
-        start_s = min(line.time_s for line in session.lines)
         end_s = max(line.time_s for line in session.lines)
-        frequencies = self._detector.line_frequencies(session.kind)
-        reason = evidence.reason(session, judged.score, verdict, frequencies)
+        reason = evidence.reason(session, judged.score, verdict, self._detector.line_frequencies(session.kind))
         name = f"{session.kind} {session.key}" + ("" if judged.stage == "final" else ", still open")
         value: dict[str, Any] = {
             "@timestamp": _iso(end_s),
             "message": f"Abnormal log session of {name}: {reason}",
             "ecs": {"version": ECS_VERSION},
-            "event": {
-                "kind": "alert",
-                "category": ["host"],
-                "type": ["info"],
-                "action": "session-anomaly",
-                "dataset": "loggpt.session",
-                "module": "loggpt",
-                "id": event_id,
-                "start": _iso(start_s),
-                "end": _iso(end_s),
-                # ECS has it as a signed 64-bit number; a line whose clock is wrong can be centuries away.
-                "duration": min(round((end_s - start_s) * 1e9), 2**63 - 1),
-                "created": _iso(created_s),
-                "severity": _severity(verdict),
-                "risk_score": verdict.score,
-                "risk_score_norm": round(100 * (1 - (verdict.p_value or 0.0)), 2),
-                "reason": reason,
-            },
+            "event": _event(judged, event_id, reason, created_s),
             "rule": {
                 "id": f"{self._model}/{self._calibration}",
                 "name": f"loggpt {verdict.combination}",
@@ -127,40 +108,45 @@ class AlertWriter:
             },
             "cloud": {"provider": "openstack"},
             "labels": {"cluster": self._cluster, "session_kind": session.kind},
-            "loggpt": {
-                "score": verdict.score,
-                "threshold": verdict.threshold,
-                "p_value": verdict.p_value,
-                "combination": verdict.combination,
-                "statistics": judged.score.statistics,
-                "surprises": dict(verdict.surprises),
-                "decided_by": evidence.deciding(verdict),
-                "stage": judged.stage,
-                "model": {"fingerprint": self._model},
-                "calibration": {"id": self._calibration},
-                "session": self._session(judged),
-                "top_lines": self._top_lines(judged),
-                "unseen_lines": [self._line(judged, index) for index in evidence.unseen_lines(session, frequencies)],
-                # An open session lacks whatever is still to come.
-                "absent_lines": evidence.absent_lines(session, frequencies) if judged.stage == "final" else [],
-            },
+            "loggpt": self._evidence(judged),
         }
         if judged.stage == "final":
             value["labels"]["close_reason"] = session.close_reason
-        if early := self._early(judged):
-            value["loggpt"]["early"] = early
         if small:
             _shorten(value["loggpt"])
-        if session.kind == SessionKind.INSTANCE:
-            value["cloud"]["instance"] = {"id": session.key}
-        if session.project_id:
-            value["cloud"]["project"] = {"id": session.project_id}
-        if session.hosts:
-            value["host"] = {"name": session.hosts[0]}
-            value["related"] = {"hosts": session.hosts}
+        _add_whose(value, session)
+        return Message(session.key.encode(), orjson.dumps(value), self._headers(session, event_id, end_s))
+
+    def _evidence(self, judged: JudgedSession) -> dict[str, Any]:
+        """Return what no schema but ours has: scores, statistics, session and lines."""
+        session, verdict = judged.session, judged.verdict
+        frequencies = self._detector.line_frequencies(session.kind)
+        told: dict[str, Any] = {
+            "score": verdict.score,
+            "threshold": verdict.threshold,
+            "p_value": verdict.p_value,
+            "combination": verdict.combination,
+            "statistics": judged.score.statistics,
+            "surprises": dict(verdict.surprises),
+            "decided_by": evidence.deciding(verdict),
+            "stage": judged.stage,
+            "model": {"fingerprint": self._model},
+            "calibration": {"id": self._calibration},
+            "session": self._session(judged),
+            "top_lines": self._top_lines(judged),
+            "unseen_lines": [self._line(judged, index) for index in evidence.unseen_lines(session, frequencies)],
+            # An open session lacks whatever is still to come.
+            "absent_lines": evidence.absent_lines(session, frequencies) if judged.stage == "final" else [],
+        }
+        if early := self._early(judged):
+            told["early"] = early
+        return told
+
+    def _headers(self, session: Session, event_id: str, end_s: float) -> tuple[tuple[str, bytes], ...]:
+        """Return the headers: CloudEvents 1.0 in the binary mode of its Kafka binding, and the trace context."""
         key = session.key.encode()
         trace = (("traceparent", session.traceparent.encode()),) if session.traceparent else ()
-        headers = (
+        return (
             ("content-type", b"application/json"),
             ("ce_specversion", b"1.0"),
             ("ce_id", event_id.encode()),
@@ -172,7 +158,6 @@ class AlertWriter:
             ("ce_dataschema", DATA_SCHEMA.encode()),
             *trace,
         )
-        return Message(key, orjson.dumps(value), headers)
 
     def score_record(self, judged: JudgedSession) -> Message:
         """Return the score of any session, for the score topic and for measurement."""
@@ -236,6 +221,41 @@ class AlertWriter:
             "timestamp": _iso(line.time_s),
             "source": {"topic": judged.topic, "partition": judged.partition, "offset": line.offset},
         }
+
+
+def _event(judged: JudgedSession, event_id: str, reason: str, created_s: float) -> dict[str, Any]:
+    """Return the ECS field set `event`."""
+    verdict = judged.verdict
+    times_s = judged.session.times_s
+    return {
+        "kind": "alert",
+        "category": ["host"],
+        "type": ["info"],
+        "action": "session-anomaly",
+        "dataset": "loggpt.session",
+        "module": "loggpt",
+        "id": event_id,
+        "start": _iso(min(times_s)),
+        "end": _iso(max(times_s)),
+        # ECS has it as a signed 64-bit number; a line whose clock is wrong can be centuries away.
+        "duration": min(round((max(times_s) - min(times_s)) * 1e9), 2**63 - 1),
+        "created": _iso(created_s),
+        "severity": _severity(verdict),
+        "risk_score": verdict.score,
+        "risk_score_norm": round(100 * (1 - (verdict.p_value or 0.0)), 2),
+        "reason": reason,
+    }
+
+
+def _add_whose(value: dict[str, Any], session: Session) -> None:
+    """Add whose session it is, as far as it is known: instance, project and hosts."""
+    if session.kind == SessionKind.INSTANCE:
+        value["cloud"]["instance"] = {"id": session.key}
+    if session.project_id:
+        value["cloud"]["project"] = {"id": session.project_id}
+    if session.hosts:
+        value["host"] = {"name": session.hosts[0]}
+        value["related"] = {"hosts": session.hosts}
 
 
 def _top(score: SessionScore) -> list[int]:

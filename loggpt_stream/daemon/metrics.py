@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from loggpt_stream.kafka.metrics import LATENCY_BUCKETS_S, PARTITION, MemberMetrics, member_label_values
 
@@ -76,7 +76,12 @@ class Metrics(MemberMetrics):
     def __init__(self) -> None:
         """Register every metric at zero."""
         super().__init__(_PREFIX)
-        registry = self.registry
+        self._of_intake(self.registry)
+        self._of_scoring(self.registry)
+        self._of_publishing(self.registry)
+        self._of_drift(self.registry)
+
+    def _of_intake(self, registry: CollectorRegistry) -> None:
         self.lines = Counter(
             "loggpt_lines",
             "Log lines, by what became of them. Worry if late and orphan ones are more than 1 % of all: a session's "
@@ -91,13 +96,6 @@ class Metrics(MemberMetrics):
             ["kind", "reason"],
             registry=registry,
         )
-        self.sessions_scored = Counter(
-            "loggpt_sessions_scored",
-            "Sessions scored and committed, by kind and verdict. Worry if kind_not_calibrated or late is more than a "
-            "few percent.",
-            ["kind", "verdict"],
-            registry=registry,
-        )
         self.sessions_open = Gauge(
             "loggpt_sessions_open",
             "Sessions that are open now. Worry above 80 % of the setting max_open_sessions: past it the quietest "
@@ -109,10 +107,9 @@ class Metrics(MemberMetrics):
             "Lines of the sessions that are open now. Worry above 80 % of the setting max_open_lines.",
             registry=registry,
         )
-        self.sessions_pending = Gauge(
-            "loggpt_sessions_pending",
-            "Closed sessions that are not yet scored and published. Worry if it stays above half of the setting "
-            "max_pending_sessions: the scorer is too slow, and reading pauses at the whole.",
+        self.open_bytes = Gauge(
+            "loggpt_open_bytes",
+            "Memory of the open sessions in bytes, about. Worry above 80 % of the setting max_open_mb.",
             registry=registry,
         )
         self.watermark = Gauge(
@@ -120,6 +117,14 @@ class Metrics(MemberMetrics):
             "Newest time of a log line on the partition, in epoch seconds. Worry if it is minutes behind the clock "
             "while lines come in, or ahead of it: a host's clock is wrong.",
             ["partition"],
+            registry=registry,
+        )
+
+    def _of_scoring(self, registry: CollectorRegistry) -> None:
+        self.sessions_pending = Gauge(
+            "loggpt_sessions_pending",
+            "Closed sessions that are not yet scored and published. Worry if it stays above half of the setting "
+            "max_pending_sessions: the scorer is too slow, and reading pauses at the whole.",
             registry=registry,
         )
         self.batch_sessions = Histogram(
@@ -146,6 +151,22 @@ class Metrics(MemberMetrics):
             "1 while the CPU scores, else 0. Worry if it is 1 where you gave it a GPU: its memory was too small.",
             registry=registry,
         )
+
+    def _of_publishing(self, registry: CollectorRegistry) -> None:
+        self.sessions_scored = Counter(
+            "loggpt_sessions_scored",
+            "Sessions scored and committed, by kind and verdict. Worry if kind_not_calibrated or late is more than a "
+            "few percent.",
+            ["kind", "verdict"],
+            registry=registry,
+        )
+        self.dead_letters = Counter(
+            "loggpt_dead_letters",
+            "Records sent to the dead letter topic, by reason. Worry about any steady rate: loggpt-stream "
+            "dead-letters explain says what to do.",
+            ["reason"],
+            registry=registry,
+        )
         self.publish_seconds = Histogram(
             "loggpt_close_to_publish_seconds",
             "Seconds from the close of a session to its committed verdict. Worry if the 99th percentile is above 10.",
@@ -159,6 +180,8 @@ class Metrics(MemberMetrics):
             ["kind", "stage"],
             registry=registry,
         )
+
+    def _of_drift(self, registry: CollectorRegistry) -> None:
         of_kind = ["partition", "kind"]
         self.threshold = Gauge(
             "loggpt_threshold_nats",
@@ -200,17 +223,5 @@ class Metrics(MemberMetrics):
             "Share of recent sessions, normal in the end, whose early score was above the calibrated early threshold. "
             "Worry if it is above the promised early false-alarm rate for days.",
             of_kind,
-            registry=registry,
-        )
-        self.dead_letters = Counter(
-            "loggpt_dead_letters",
-            "Records sent to the dead letter topic, by reason. Worry about any steady rate: loggpt-stream "
-            "dead-letters explain says what to do.",
-            ["reason"],
-            registry=registry,
-        )
-        self.open_bytes = Gauge(
-            "loggpt_open_bytes",
-            "Memory of the open sessions in bytes, about. Worry above 80 % of the setting max_open_mb.",
             registry=registry,
         )
