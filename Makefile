@@ -9,10 +9,11 @@ BIN := .venv/bin
 # Compiled imports are kept: without them every process of the suite and the demo compiles torch anew, ten seconds each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv demo test lint format lock real-run memory-run faults faults-quick histories delivery-cost quality report clean
+.PHONY: help venv demo test lint format lock real-run memory-run faults faults-quick histories delivery-cost quality report docs docs-serve clean release matrix reference check
 
 help:
 	@echo "make demo        train, calibrate and stream recorded OpenStack logs on this machine, alerts shown (Ctrl-C ends it)"
+	@echo "make check       lint, types, and the tests that need no broker and few seconds: three minutes on two cores"
 	@echo "make test        lint, then every test with coverage; a real Kafka too, where Java and Maven are installed"
 	@echo "make lint        ruff, mypy and the import directions"
 	@echo "make format      let ruff format the code and mend what it can"
@@ -25,6 +26,10 @@ help:
 	@echo "make delivery-cost  throughput beside at-least-once, bytes of state, time of a restart"
 	@echo "make quality     detection quality by a fixed protocol: three seeds, ablations, one table (about an hour on two cores)"
 	@echo "make report      docs/technical-report.md and its figures, from the results of make quality"
+	@echo "make release     archives, notes, bill of materials and checksums in dist/; VERSION=X.Y.Z tags, nothing is ever pushed"
+	@echo "make matrix      the fast tests with Python 3.11 to 3.14; writes docs/reports/python-matrix.md"
+	@echo "make docs        the documentation as a site in build/site; any dead link ends it (make docs-serve: shown while you write)"
+	@echo "make reference   docs/reference: settings, metrics, log events, alert fields and more, generated from the code"
 	@echo "make clean       remove caches and build output (rm -rf .venv to set up anew)"
 	@echo "Options: ARGS='...' for the program started, WORKERS=N test processes, PYTHON=/path/to/python3 for the setup"
 
@@ -63,6 +68,24 @@ quality: .venv/.ready
 report: .venv/.ready
 	$(BIN)/python -m benchmarks.technical_report $(ARGS)
 
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1 # about its end of life: decision 0001 says what then
+docs: .venv/.ready
+	$(BIN)/python -m mkdocs build --strict $(ARGS)
+
+docs-serve: .venv/.ready
+	@exec $(BIN)/python -m mkdocs serve --strict $(ARGS)
+
+reference: .venv/.ready
+	@exec $(BIN)/python -m scripts.reference
+
+# What to run while you work. -n 2: without brokers nothing waits, and two processes keep two cores busy.
+check: export OMP_NUM_THREADS ?= 1
+check: export HF_HUB_OFFLINE = 1
+check: .venv/.ready
+	@began=$$(date +%s) && $(MAKE) --no-print-directory lint \
+		&& $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not kafka and not slow" $(ARGS) \
+		&& echo "make check took $$(( $$(date +%s) - began )) s"
+
 # One thread for each process: the test processes already fill the cores. Nothing may ask a model hub for anything.
 test: export OMP_NUM_THREADS ?= 1
 test: export HF_HUB_OFFLINE = 1
@@ -90,3 +113,11 @@ lock:
 clean:
 	rm -rf build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+release: .venv/.ready
+	@exec $(BIN)/python scripts/release.py $(if $(VERSION),--version $(VERSION))
+
+matrix: export OMP_NUM_THREADS ?= 1
+matrix: export HF_HUB_OFFLINE = 1
+matrix: .venv/.ready
+	@exec $(BIN)/python scripts/python_matrix.py $(ARGS)

@@ -21,7 +21,7 @@ from benchmarks.quality_cases import CASES, SEEDS
 from benchmarks.quality_fit import Fit, blind, fitted
 from calibrate.curves import counts_at
 from calibrate.per_kind import CalibrationRequest, calibrate_kinds
-from calibrate.threshold import CONTAMINATION
+from calibrate.settings import CONTAMINATION
 from loggpt_stream.model import statistics
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from calibrate.sessions import ScoredSession
     from loggpt_stream.history.labels import Labels
-    from loggpt_stream.model.drift import DriftMode
+    from loggpt_stream.model.drift_mode import DriftMode
     from loggpt_stream.model.scoring import Scorer
 
 EVERY_S: float = DaemonSettings.model_fields["early_every_s"].default

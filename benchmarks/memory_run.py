@@ -22,7 +22,8 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from loggpt_stream.model.bundle import MANIFEST, load_bundle, save_bundle, save_calibrated
+from loggpt_stream.model.bundle import load_bundle, save_bundle, save_calibrated
+from loggpt_stream.model.manifest import MANIFEST
 from testing.daemon_process import DaemonProcess, Topics, own_process
 from testing.kafka_server import KafkaServer
 

@@ -23,11 +23,11 @@ from calibrate.sessions import score_sessions
 from calibrate.threshold import best_f1_cut, score_spread
 from loggpt_stream.history.corpus import Corpus
 from loggpt_stream.model.bundle import load_bundle
-from loggpt_stream.model.drift import DriftMode
+from loggpt_stream.model.drift_mode import DriftMode
 from loggpt_stream.model.statistics import COMBINATIONS, COMBINED, MODEL, fit_scales
 from loggpt_stream.settings import load
-from trainer.cli import train
 from trainer.settings import TrainerSettings
+from trainer.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.kafka.transactions import partition_of
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.masks import Masks
@@ -22,6 +22,7 @@ from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import KEY_SOURCES, SessionRules
 from loggpt_stream.lines.sessionizer import Sessionizer
 from loggpt_stream.route.partition import RoutedPartition
+from loggpt_stream.route.state_formats import STATE_FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -62,7 +63,9 @@ def routed(records: Sequence[Record], raw: Callable[[Record], int], count: int) 
     for record in records:
         router = routers.get(raw(record))
         if router is None:
-            router = routers[raw(record)] = RoutedPartition("raw", 0, KEY_SOURCES, None, Ledger("route raw"))
+            router = routers[raw(record)] = RoutedPartition(
+                "raw", 0, KEY_SOURCES, None, Changelog("route raw", STATE_FORMATS)
+            )
         router.feed(record)
         unsaved = router.take()
         assert unsaved is not None

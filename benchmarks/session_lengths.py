@@ -24,8 +24,8 @@ from calibrate.sessions import score_sessions
 from loggpt_stream.history.corpus import Corpus
 from loggpt_stream.model.bundle import load_bundle
 from loggpt_stream.settings import load
-from trainer.cli import train
 from trainer.settings import TrainerSettings
+from trainer.train import train
 
 if TYPE_CHECKING:
     from benchmarks.quality_cases import Case

@@ -12,8 +12,8 @@ from scipy.stats import gamma
 from calibrate.curves import SharedScore, auc_roc, average_precision, counts_at, most_shared_score
 from calibrate.lengths import part_lengths
 from calibrate.sessions import DIAGNOSE, by_kind, printable
+from calibrate.settings import CONTAMINATION, DEFAULT_FALSE_ALARM_RATE
 from calibrate.threshold import (
-    CONTAMINATION,
     best_f1_cut,
     cheapest_cut,
     conformal_cut,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 MIN_NORMAL: Final = 10
 FEW_ANOMALOUS: Final = 10
-DEFAULT_FALSE_ALARM_RATE: Final = 0.01
 # More than this share of distinct sessions with one exact score: the score does not see what differs between them.
 MAX_SHARED: Final = 0.05
 # Two sessions may share a score by accident, where a long line is cut to the same tokens; that many do not.

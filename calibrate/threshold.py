@@ -10,13 +10,13 @@ import numpy as np
 from scipy.stats import beta, gamma
 
 from calibrate.curves import counts_at, expected_counts
+from calibrate.settings import CONTAMINATION
 from loggpt_stream.model.statistics import slack
 
 if TYPE_CHECKING:
     from calibrate.curves import Counts
 
 # History that nobody labelled holds failures: up to this share of the highest scores is not believed.
-CONTAMINATION: Final = 0.1
 # On the scale log1p: scores half as high again, or a third lower.
 _MOST_SPREAD: Final = 0.4
 _FEW: Final = 100

@@ -2,7 +2,7 @@
 
     with Island(brokers=3) as island:
         KafkaServer(folder, brokers=3, further=island.listeners)
-        zygote.start(arguments, log_path, netns=island.name)     # bootstraps from island.bootstrap
+        fork_server.start(arguments, log_path, netns=island.name)     # bootstraps from island.bootstrap
         island.cut(1)                                            # the daemon cannot reach broker 1 any more
         island.join(1)
 

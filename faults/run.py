@@ -29,7 +29,7 @@ from faults.report import Result, now, versions
 from faults.scenarios import DAEMON_POINTS, SCENARIOS, ScenarioOutcome, Size
 from faults.trial import Bench
 from loggpt_stream.errors import UserError
-from testing.fork_server import Zygote
+from testing.fork_server import ForkServer
 from testing.kafka_server import missing_programs
 from testing.tiny_bundle import tiny_bundle
 
@@ -68,10 +68,10 @@ async def run(options: argparse.Namespace) -> int:
     """Start what all scenarios share, run them, and return the exit code."""
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     folder = Path(tempfile.mkdtemp(prefix="loggpt-faults-"))
-    with Zygote() as zygote:
+    with ForkServer() as fork_server:
         bundle = await asyncio.to_thread(tiny_bundle, folder / "bundle", alert_share=1.0, early_share=1.0)
         async with cluster(folder / "kafka") as brokers:
-            bench = Bench(folder, brokers, zygote, bundle)
+            bench = Bench(folder, brokers, fork_server, bundle)
             right = {
                 name: await _scenario(bench, name, size(options, name), seed, options)
                 for name in options.only or SCENARIOS

@@ -1,9 +1,10 @@
 """Histories of one partition, made by a seed: owners come and go, crash, freeze and wake, and requests are lost.
 
-What runs is the daemon's own code from the record to the transaction (`Owner`, `Partition`, `Ledger`,
+What runs is the daemon's own code from the record to the transaction (`PartitionTask`, `Partition`, `Changelog`,
 `TransactionalLog`, sessions and decoding); simulated are Kafka, the scorer, the clock, and who believes to own the
 partition. Whatever happened, the committed scores must be those of one undisturbed pass over the input, and the
-committed dead letters its bad records: none missing, none twice, none different.
+committed dead letters its bad records: none missing, none twice, none different. Owners write their state in different
+formats, as in a rolling upgrade.
 
     python -m faults.simulation --histories 1000000     # until one fails: its seed is printed
     python -m faults.simulation --seed 4711              # that history again, told step by step
@@ -26,10 +27,13 @@ from aiokafka.errors import KafkaError
 
 from faults.simulated_kafka import SimulatedKafka, SimulatedProducer, SimulatedReader
 from loggpt_stream.alerts.alert import JudgedSession
-from loggpt_stream.daemon.partition import Meaning, Partition
-from loggpt_stream.kafka.changelog import Ledger
-from loggpt_stream.kafka.owner import Owner
+from loggpt_stream.daemon.metrics import Metrics
+from loggpt_stream.daemon.partition import Partition
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
+from loggpt_stream.kafka.changelog import Changelog
+from loggpt_stream.kafka.partition_task import PartitionTask, TaskOptions
 from loggpt_stream.kafka.transactions import Outgoing, TransactionalLog
+from loggpt_stream.lines.gathering import Gathering
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
@@ -40,21 +44,63 @@ from loggpt_stream.model.scoring import SessionScore
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
 
-    from loggpt_stream.daemon.partition import Unsaved
+    from loggpt_stream.daemon.partition import SessionCommit
     from loggpt_stream.lines.session import Session
 
 RULES: Final = SessionRules(idle_gap_s=20.0, max_age_s=60.0, max_lines=6, grace_s=3.0, tombstone_s=30.0)
 START_S: Final = 1_795_442_880.0
 _ID: Final = "group-input-0"
+_INPUT: Final = TopicPartition("input", 0)
 _STATE: Final = TopicPartition("state", 0)
+_OWNER: Final = "group input"
 _ACTIONS: Final = 150
-_MASKS: Final = Masks()
+_GATHERING: Final = Gathering(RULES, Masks())
+_METRICS: Final = Metrics()
 
 # How often what happens, in a hundred.
 _EVENTS: Final = {"go on": 89, "join": 2, "kill": 2, "freeze or wake": 3, "late": 2, "time out": 1, "compact": 1}
 _WORK: Final = {"commit": 3, "feed": 4, "judge": 3}
 _KINDS: Final = {"bad": 3, "traceback": 12, "terminal": 5, "line": 80}
 _MOSTLY: Final = 0.7
+
+
+class _ScoresAndLetters:
+    """Publishes every score and dead letter."""
+
+    async def compose(self, partition: Partition, pending: SessionCommit, *, small: bool) -> list[Outgoing]:
+        """Return the messages of a transaction."""
+        del partition, small
+        return list(messages(pending))
+
+    def committed(self, pending: SessionCommit) -> None:
+        """Nothing to be counted."""
+
+
+class _NobodyReads:
+    """The simulation feeds partitions itself."""
+
+    def __init__(self) -> None:
+        self.committed: dict[TopicPartition, int] = {}
+
+    async def start_reading(self, where: TopicPartition, partition: Partition) -> None:
+        """Nothing to be read."""
+
+    def stop_reading(self, where: TopicPartition, partition: Partition) -> None:
+        """Nothing was read."""
+
+    def broker_is_up(self) -> bool:
+        """Tell that it is."""
+        return True
+
+
+_PUBLISHER: Final = _ScoresAndLetters()
+_NOBODY_READS: Final = _NobodyReads()
+_OPTIONS: Final = TaskOptions(interval_s=1.0, commit_within_s=1.0)
+
+
+def partition_of(where: TopicPartition, changelog: Changelog) -> Partition:
+    """Return the daemon's state of a partition of which nothing is known yet."""
+    return Partition(where.topic, where.partition, _GATHERING, lambda: Judge(Calibration({})), changelog)
 
 
 class ViolationError(AssertionError):
@@ -114,7 +160,7 @@ class Process:
     """One that believes to own the partition. busy: what it waits for; frozen: it gets no time, and does not know."""
 
     name: str
-    owner: Owner[Partition, Unsaved]
+    task: PartitionTask[Partition, SessionCommit]
     busy: Coroutine[Any, Any, Any] | None = None
     ready: bool = False
     frozen: bool = False
@@ -178,27 +224,35 @@ class Simulation:
         self.processes.append(process)
 
     def _process(self) -> Process:
-        meaning = Meaning(RULES, _MASKS, "meaning", lambda: Judge(Calibration({})))
-        ledger = Ledger("group input", most_changes=self.chance.choice((2, 5, 100)))
-        partition = Partition("input", 0, meaning, ledger)
-        place = TransactionalLog(
-            _STATE,
-            lambda: SimulatedProducer(self.kafka, _ID),
-            lambda: SimulatedReader(self.kafka),
-            _stop,
+        # A member of version 0.1.0 is in the group, or is not, or nobody knows.
+        wanted = self.chance.choice((1, 2, None))
+        most_changes = self.chance.choice((2, 5, 100))
+        task = PartitionTask(
+            _INPUT,
+            new_changelog=lambda: Changelog(_OWNER, STATE_FORMATS, lambda: wanted, most_changes=most_changes),
+            new_partition=partition_of,
+            open_log=lambda: TransactionalLog(
+                _STATE,
+                lambda: SimulatedProducer(self.kafka, _ID),
+                lambda: SimulatedReader(self.kafka),
+                _stop,
+            ),
+            publisher=_PUBLISHER,
+            reading=_NOBODY_READS,
+            metrics=_METRICS,
+            options=_OPTIONS,
         )
-        owner = Owner(place, ledger, partition, _compose)
-        return Process(f"p{next(self._names)}", owner, busy=owner.take_over())
+        return Process(f"p{next(self._names)}", task, busy=task.restore())
 
     def _go_on(self, process: Process) -> None:
         """Let a process do its next step."""
         if process.busy is not None:
             self._step(process, process.busy)
             return
-        partition = process.owner.partition
+        partition = process.task.partition
         what = self.chance.choices(list(_WORK), list(_WORK.values()))[0]
         if process.ending or what == "commit":
-            process.busy = process.owner.commit()
+            process.busy = process.task.commit()
             self.tell(f"  {process.name} commits at {partition.position}")
         elif what == "feed":
             self._feed(partition)
@@ -212,7 +266,7 @@ class Simulation:
             process.busy = None
             if not process.ready:
                 process.ready = True
-                partition = process.owner.partition
+                partition = process.task.partition
                 if partition.position is None:
                     partition.begin_at(0)
                 self.tell(f"  {process.name} has taken over at {partition.position}, {len(partition.pending)} pending")
@@ -236,13 +290,13 @@ class Simulation:
         last = self._process()
         self.tell(f"{last.name} is the last one")
         _through(last.busy)
-        if last.owner.partition.position is None:
-            last.owner.partition.begin_at(0)
+        if last.task.partition.position is None:
+            last.task.partition.begin_at(0)
         others = list(self.processes)
-        while last.owner.partition.position != len(self.input) or last.owner.partition.pending:
-            self._feed(last.owner.partition)
-            judge(last.owner.partition, 5)
-            _through(last.owner.commit())
+        while last.task.partition.position != len(self.input) or last.task.partition.pending:
+            self._feed(last.task.partition)
+            judge(last.task.partition, 5)
+            _through(last.task.commit())
             for process in others:
                 process.frozen = False
                 if process in self.processes and process.ready:
@@ -263,18 +317,16 @@ class Simulation:
 
 def undisturbed(records: Sequence[Record]) -> dict[str, list[bytes]]:
     """Return what one pass over the input publishes, by topic."""
-    partition = Partition(
-        "input", 0, Meaning(RULES, _MASKS, "meaning", lambda: Judge(Calibration({}))), Ledger("group input")
-    )
+    partition = partition_of(_INPUT, Changelog(_OWNER, STATE_FORMATS))
     partition.begin_at(0)
     for record in records:
         partition.feed(record, record.timestamp_s)
     judge(partition, len(partition.pending))
-    unsaved = partition.take()
-    if unsaved is None:
+    pending = partition.take()
+    if pending is None:
         raise ValueError("nothing was read")
     found: dict[str, list[bytes]] = {"scores": [], "dead": []}
-    for each in messages(unsaved):
+    for each in messages(pending):
         found[each.topic].append(each.message.value)
     return found
 
@@ -286,15 +338,11 @@ def judge(partition: Partition, count: int) -> None:
         partition.judged(JudgedSession("input", 0, session, score, Verdict()))
 
 
-async def _compose(unsaved: Unsaved) -> list[Outgoing]:
-    return [*messages(unsaved), *(Outgoing(_STATE.topic, each, 0) for each in unsaved.state)]
-
-
-def messages(unsaved: Unsaved) -> Iterator[Outgoing]:
+def messages(pending: SessionCommit) -> Iterator[Outgoing]:
     """Yield what a transaction publishes."""
-    for judged in unsaved.judged:
+    for judged in pending.judged:
         yield Outgoing("scores", Message(b"", _shown(judged.session), ()))
-    for rejected in unsaved.rejected:
+    for rejected in pending.rejected:
         yield Outgoing("dead", Message(b"", b"%d %s" % (rejected.record.offset, rejected.error.reason.encode()), ()))
 
 

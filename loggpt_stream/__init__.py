@@ -1,3 +1,3 @@
 """loggpt-stream: sessions of OpenStack log lines, scored by a small GPT, alerts to Kafka."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

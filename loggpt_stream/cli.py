@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
+from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from loggpt_stream import __version__
-from loggpt_stream.errors import UserError
-from loggpt_stream.logs import shown
+from loggpt_stream.program import Command, Commands, run_program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ Settings: flags win over LOGGPT_* variables (LOGGPT_KAFKA__BOOTSTRAP), these ove
 these over the defaults.
 """
 
-# Each is imported when it runs: the daemon needs no demo, and --help needs no torch.
+# Each is imported when it runs.
 _COMMANDS: Final = {
     "run": "loggpt_stream.commands.run",
     "replay": "loggpt_stream.commands.replay",
@@ -50,30 +50,21 @@ _COMMANDS: Final = {
     "doctor": "loggpt_stream.commands.doctor",
     "dead-letters": "loggpt_stream.commands.dead_letters",
     "demo": "loggpt_stream.commands.demo",
+    "completion": "loggpt_stream.commands.completion",
 }
+
+
+def _command(name: str) -> Command[Any] | Commands:
+    command: Command[Any] | Commands = import_module(_COMMANDS[name]).COMMAND
+    return command
+
+
+PROGRAM: Final = Commands("loggpt-stream", _HELP, {name: partial(_command, name) for name in _COMMANDS})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the subcommand that `argv` (default: the process's) names; return the exit code."""
-    name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    if name in ("--version", "-V"):
-        print(__version__)
-        return 0
-    if name in ("--help", "-h", "help"):
-        print(_HELP)
-        return 0
-    if name not in _COMMANDS:
-        print(
-            f"error: no command {name!r}; there are {', '.join(_COMMANDS)}. See loggpt-stream --help", file=sys.stderr
-        )
-        return 2
-    if argv is None and name in ("run", "route"):
+    if argv is None and sys.argv[1:2] in (["run"], ["route"]):
         # PyTorch takes seconds to load, and PID 1 of a container ignores what it does not handle.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        return int(import_module(_COMMANDS[name]).main(rest))
-    except UserError as error:
-        print(shown(f"error: {error}", keep="\n"), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return run_program(PROGRAM, argv)

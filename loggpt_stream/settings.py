@@ -2,18 +2,24 @@
 
 `load` turns every mistake into a `UserError` that names the key, the value and what would be right. Secrets are
 `SecretStr`: they show as asterisks in any repr or log.
+
+Commands share one environment and, where somebody wants it, one file: a key of another command is no mistake, a key of
+none is. Every settings class stands in a module named `settings`, which is where the keys of all commands are found;
+such a module imports nothing that takes long to load.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import os
+import pkgutil
 from contextvars import ContextVar
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -27,25 +33,11 @@ from pydantic_settings import (
 from loggpt_stream.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 ENV_PREFIX: Final = "LOGGPT_"
 ENV_NESTED: Final = "__"
-# Keys of commands other than the one that runs are no mistake in its environment; a test keeps this list whole.
-KNOWN_KEYS: Final = frozenset(
-    """
-    acks again alert_topic alerts_per_day anomaly_column background batch_tokens batch_wait_s bundle bundle_key
-    clock_speed cluster commit_interval_s compression concurrency config contamination cost_false_alarm cost_miss
-    create_topics dead_letter_topic device drift dry_run duration_s early early_every_s early_false_alarm_rate
-    exclude failure_share false_alarm_rate format from from_offset from_time group group_column held_out http_host
-    http_port input_topic inputs instance_id kafka key_order kinds labels limit lines log_format log_level
-    max_minutes max_open_lines max_open_mb max_open_sessions max_pending_sessions max_waiting_mb model out output
-    output_topic partition partitions quick rate reading reason report resume score_timeout_s score_topic scores
-    search search_minutes search_trials seed select session_timeout_s sessions shape shutdown_grace_s speed splits
-    start state_topic stuck_after_s test_cache threads time_scale to to_offset tokenizer topic training
-    transaction_timeout_s truth unkeyed validation validation_fraction
-    """.split()  # noqa: SIM905 - a list of a word a line would be sixty lines
-)
+_PACKAGES: Final = ("loggpt_stream", "trainer", "calibrate")
 
 _yaml_file: ContextVar[Path | None] = ContextVar("_yaml_file", default=None)
 
@@ -79,11 +71,19 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources: what code gives, flags (put first by pydantic), environment, YAML."""
         file = _yaml_file.get()
-        from_file = (YamlConfigSettingsSource(settings_cls, yaml_file=file),) if file else ()
+        from_file = (_SharedFile(settings_cls, yaml_file=file),) if file else ()
         return (init_settings, env_settings, *from_file)
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+class _SharedFile(YamlConfigSettingsSource):
+    """A YAML file that other commands read too: their keys are left to them."""
+
+    def __call__(self) -> dict[str, Any]:
+        mine = _keys(self.settings_cls)
+        return {key: value for key, value in super().__call__().items() if key in mine or key not in keys_of_all()}
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -95,43 +95,109 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, width=self.width, max_help_position=40)
 
 
-def load(cls: type[SettingsT], argv: Sequence[str], *, prog: str, description: str) -> SettingsT:
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in the flags as any other mistake is told, and shows no value: it may be a secret."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog, f"{prog} [flags]", description, formatter_class=_Formatter, allow_abbrev=False)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 - argparse's
+        """Return what the flags say. Raises `UserError` for what is no flag."""
+        parsed, rest = self.parse_known_args(args, namespace)
+        for word in rest:
+            flag = word.partition("=")[0]
+            if flag.startswith("-"):
+                self.error(f"{flag}: no such flag{_close(flag, self._option_string_actions)}")
+        if rest:
+            self.error(f"{len(rest)} more argument{'s' * (len(rest) > 1)} than this command takes")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UserError`."""
+        stop = "" if message.endswith("?") else "."
+        raise UserError(f"{message}{stop} See {self.prog} --help")
+
+
+def load(
+    cls: type[SettingsT],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    must_suit: type[Settings] | None = None,
+) -> SettingsT:
     """Return the settings of a command from its flags, the environment, its YAML file and the defaults.
 
-    `description` heads the `--help` text. Raises `UserError` naming each wrong key, its value and what would be right;
-    `SystemExit` from argparse for `--help` and for malformed flags.
+    `description` heads the `--help` text. `must_suit`: settings of another command that the same environment and file
+    are for: what it would refuse is refused here. Raises `UserError` naming each wrong key, its value and what would be
+    right; `SystemExit` from argparse for `--help`.
     """
     _refuse_unknown_environment(cls)
-    parser = argparse.ArgumentParser(prog=prog, description=description, formatter_class=_Formatter, allow_abbrev=False)
     try:
-        flags: Any = CliSettingsSource(
-            cls,
-            root_parser=parser,
-            cli_prog_name=prog,
-            cli_parse_args=list(argv),
-            cli_kebab_case=True,
-            cli_implicit_flags=True,
-            cli_hide_none_type=True,
-            cli_avoid_json=True,
-            formatter_class=_Formatter,
-        )
+        flags: Any = add_flags(Parser(prog, description), cls, list(argv))
     except SettingsError:
         # Its message shows what it could not read, which may be a secret.
         raise UserError(f"{prog}: a flag's value cannot be read; a group is given as KEY=VALUE. See --help.") from None
     named = flags().get("config") or os.environ.get(f"{ENV_PREFIX}CONFIG")
     token = _yaml_file.set(_readable(Path(named)) if named else None)
     try:
-        return cls(_cli_settings_source=flags)
+        settings = cls(_cli_settings_source=flags)
+        if must_suit is not None:
+            common = cls.model_fields.keys() & must_suit.model_fields.keys()
+            must_suit(**{name: getattr(settings, name) for name in common})
     except ValidationError as error:
         raise UserError("\n".join(_sentence(cls, each) for each in error.errors(include_url=False))) from None
     except SettingsError as error:  # a group of settings given as text that is no JSON
         raise UserError(f"environment: {error}") from None
     finally:
         _yaml_file.reset(token)
+    return settings
+
+
+def add_flags(
+    parser: argparse.ArgumentParser, cls: type[SettingsT], argv: list[str] | None = None
+) -> CliSettingsSource[Any]:
+    """Give a parser the flags of settings, and return what `argv` says (None: parse nothing)."""
+    return CliSettingsSource(
+        cls,
+        root_parser=parser,
+        parse_args_method=Parser.parse_args,
+        cli_prog_name=parser.prog,
+        cli_parse_args=argv,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        formatter_class=_Formatter,
+    )
+
+
+@functools.cache
+def keys_of_all() -> frozenset[str]:
+    """Return the keys of every command's settings. It loads all their modules: only an unknown key is worth that."""
+    for package in _PACKAGES:
+        for found in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
+            if found.name.endswith(".settings"):
+                import_module(found.name)
+    ours = (each for each in _subclasses(Settings) if each.__module__.partition(".")[0] in _PACKAGES)
+    return frozenset().union(*(_keys(each) for each in ours))
+
+
+def _subclasses(of: type[Settings]) -> Iterator[type[Settings]]:
+    for each in of.__subclasses__():
+        yield each
+        yield from _subclasses(each)
+
+
+def _keys(cls: type[BaseSettings]) -> set[str]:
+    aliases = {field.alias for field in cls.model_fields.values() if field.alias}
+    return {*cls.model_fields, *aliases}
 
 
 def _readable(file: Path) -> Path:
     """Return `file` if it is one of settings. No message quotes it: a password may stand there."""
+    import yaml  # noqa: PLC0415 - a tenth of a second, where there is a file
+
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -149,19 +215,19 @@ def _readable(file: Path) -> Path:
 
 
 def _refuse_unknown_environment(cls: type[Settings]) -> None:
-    known = {*cls.model_fields, *KNOWN_KEYS}
+    mine = _keys(cls)
     for variable in os.environ:
         if variable.startswith(ENV_PREFIX):
             key = variable[len(ENV_PREFIX) :].lower().split(ENV_NESTED)[0]
-            if key not in known:
-                raise UserError(f"environment variable {variable}: no such setting{_like(key, known)}")
+            if key not in mine and key not in keys_of_all():
+                raise UserError(f"environment variable {variable}: no such setting{_like(key, mine)}")
 
 
 def _sentence(cls: type[BaseModel], error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     path = [str(part) for part in error["loc"]]
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
-        return f"{key}: no such setting{_like(path[-1], _siblings(cls, path))}"
+        return f"{key}: no such setting{_like(path[-1], _siblings(cls, path), nested=len(path) > 1)}"
     if error["type"] == "missing":
         variable = ENV_PREFIX + key.upper().replace(".", ENV_NESTED)
         return f"{key}: is required: give --{key.replace('_', '-')}, {variable} or {key} in the YAML file"
@@ -180,6 +246,11 @@ def _siblings(cls: type[BaseModel], path: list[str]) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
-def _like(key: str, known: Sequence[str] | set[str]) -> str:
-    close = difflib.get_close_matches(key, sorted(known), n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(sorted(known))}"
+def _like(key: str, mine: Iterable[str], *, nested: bool = False) -> str:
+    known = mine if nested else {*mine, *keys_of_all()}
+    return _close(key, known) or f"; there are: {', '.join(sorted(mine))}"
+
+
+def _close(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, sorted(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

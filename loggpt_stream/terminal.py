@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,6 +15,34 @@ if TYPE_CHECKING:
 _COLOURS: Final = {"green": 32, "yellow": 33, "red": 31, "dim": 2, "bold": 1}
 _WIDTH_OF_A_FILE: Final = 160
 _WIDEST: Final = 140
+
+LogFormat = Literal["auto", "console", "json"]
+
+
+def shown(text: str, *, keep: str = "") -> str:
+    r"""Return text for a terminal: what is not printable as its escape (`\x1b`), but for the characters in `keep`.
+
+    Log lines, names of topics and answers of a broker are written by strangers. Escape sequences (ECMA-48), C1 controls
+    and bidirectional overrides (Unicode TR 36) could hide or forge what stands on the screen.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def shown_json(value: bytes) -> bytes:
+    r"""Return JSON for a terminal: the same value, with `\u` escapes for what is not printable."""
+    text = value.decode()
+    if text.isprintable():
+        return value
+    return re.sub(r"[^ -~]", lambda found: found[0] if found[0].isprintable() else _escape(found[0]), text).encode()
+
+
+def _escape(character: str) -> str:
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def printable(text: str | bytes, max_chars: int | None = None) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from testing.fork_server import Zygote
+from testing.fork_server import ForkServer
 from testing.kafka_server import create_topic, unique_name
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _START_TIMEOUT_S = 90.0
+_DECIDED_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +99,9 @@ def own_process(arguments: list[str], log_path: Path) -> Process:
 
 
 @cache
-def zygote() -> Zygote:
+def fork_server() -> ForkServer:
     """Return the process that this test process's daemons are forked from; it ends with it."""
-    return Zygote().__enter__()
+    return ForkServer().__enter__()
 
 
 def fork(arguments: list[str], log_path: Path) -> Process:
@@ -108,22 +109,12 @@ def fork(arguments: list[str], log_path: Path) -> Process:
 
     What a process does after its last line of Python cannot be seen of it: it ends at once.
     """
-    return zygote().start(arguments, log_path)
+    return fork_server().start(arguments, log_path)
 
 
 def with_fault(fault: str) -> Callable[[list[str], Path], Process]:
-    """Return what starts a daemon's process that runs this code first, to make something of its own misbehave."""
-
-    def start(arguments: list[str], log_path: Path) -> Process:
-        program = f"{fault}\nimport sys, loggpt_stream.cli\nsys.exit(loggpt_stream.cli.main())"
-        with log_path.open("wb") as log:
-            return subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", sys.executable, "-c", program, *arguments],
-                stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-
-    return start
+    """Return what forks a daemon that runs this code first, to make something of its own misbehave."""
+    return lambda arguments, log_path: fork_server().start(arguments, log_path, first=fault)
 
 
 class DaemonProcess:
@@ -213,14 +204,10 @@ class DaemonProcess:
 
 
 class RouteProcess(DaemonProcess):
-    """`loggpt-stream route`, likewise, as a process of its own: it is to do without PyTorch."""
+    """`loggpt-stream route`, likewise."""
 
     command: tuple[str, ...] = ("route",)
     starting = "route_starting"
-
-    def __init__(self, folder: Path, flags: Iterable[str]) -> None:
-        """Start it. `flags` come after the ones that every test wants."""
-        super().__init__(folder, flags, start=own_process)
 
 
 def _get(url: str) -> tuple[int, str]:
@@ -245,13 +232,25 @@ async def produce(
 
 
 async def read_all(bootstrap: str, topic: str) -> list[Any]:
-    """Return every committed record of a topic."""
-    async with AIOKafkaConsumer(
-        topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", isolation_level="read_committed"
-    ) as consumer:
+    """Return every committed record of a topic.
+
+    A producer knows that it has committed before the markers of its transaction are written: what is undecided at the
+    call is waited for, at most `_DECIDED_WITHIN_S`, since a test may have left a transaction open.
+    """
+    async with (
+        AIOKafkaConsumer(topic, bootstrap_servers=bootstrap) as everything,
+        AIOKafkaConsumer(
+            topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", isolation_level="read_committed"
+        ) as consumer,
+    ):
         partitions = sorted(consumer.assignment())
         assert partitions
+        written = await everything.end_offsets(partitions)
+        deadline_s = time.monotonic() + _DECIDED_WITHIN_S
         ends = await consumer.end_offsets(partitions)
+        while any(ends[each] < written[each] for each in partitions) and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.05)
+            ends = await consumer.end_offsets(partitions)
         await consumer.seek_to_beginning(*partitions)
         records: list[Any] = []
         while any([await consumer.position(each) < ends[each] for each in partitions]):

@@ -1,11 +1,14 @@
 """Daemon processes that start fast: forked from one that has imported everything already.
 
-    with Zygote() as zygote:
-        daemon = DaemonProcess(folder, flags, start=zygote.start)
+    with ForkServer() as fork_server:
+        daemon = DaemonProcess(folder, flags, start=fork_server.start)
 
 Importing PyTorch costs each process many seconds; a fork costs milliseconds. A fork is a process of its own in all that
 a fault test asks of one: session, signals, exit code, standard error, random numbers. It can be started with a
-failpoint (`faults.failpoints`) and in another network namespace (`faults.netns`).
+failpoint (`faults.failpoints`), in another network namespace (`faults.netns`), and after some code that makes something
+of its own misbehave.
+
+A server that ends before its time is started again by the next `start`, which warns of what ended it.
 
 The forks are made before there is any second thread: one that held a lock would not be in the child to release it.
 """
@@ -21,8 +24,11 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -33,13 +39,23 @@ from loggpt_stream.settings import ENV_PREFIX
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from coverage import Coverage
+
 _PR_SET_PDEATHSIG: Final = 1
 _CLONE_NEWNET: Final = 0x40000000
 _START_TIMEOUT_S: Final = 180.0
-_FORK_TIMEOUT_S: Final = 30.0
+_FORK_TIMEOUT_S: Final = 60.0
+_STDERR_LINES: Final = 12
 _REPO: Final = Path(__file__).parent.parent
 # Imported before the first fork. What a daemon imports only when it runs is here too.
-_PRELOAD: Final = ("loggpt_stream.cli", "loggpt_stream.commands.run", "loggpt_stream.commands.doctor")
+_PRELOAD: Final = (
+    "loggpt_stream.cli",
+    "loggpt_stream.commands.run",
+    "loggpt_stream.daemon.process",
+    "loggpt_stream.route.service",
+    "loggpt_stream.commands.doctor",
+    "loggpt_stream.checks.kafka",
+)
 
 
 class Fork:
@@ -71,16 +87,17 @@ class Fork:
         self.send_signal(signal.SIGKILL)
 
     def has_ended(self, returncode: int) -> None:
-        """Note its end, which the zygote saw."""
+        """Note its end, which the server saw."""
         self.returncode = returncode
         self._ended.set()
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
-    """What the zygote is asked for: `loggpt-stream` with these arguments, its output in a file.
+class ForkRequest:
+    """What the server is asked for: `loggpt-stream` with these arguments, its output in a file.
 
-    environment: settings in it; the rest is the zygote's own.
+    environment: settings in it; the rest is the server's own. netns: the network namespace to be in. failpoint: where
+    it is to die. first: Python code that it runs first. measured: whether its coverage counts, where any is measured.
     """
 
     arguments: tuple[str, ...]
@@ -88,81 +105,146 @@ class _Wish:
     environment: dict[str, str]
     netns: str | None = None
     failpoint: Failpoint | None = None
+    first: str = ""
+    measured: bool = True
 
     def to_json(self) -> bytes:
+        """Return it as one line of JSON."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
     def from_json(cls, line: bytes) -> Self:
+        """Return what such a line says."""
         values: dict[str, Any] = json.loads(line)
         failpoint = values["failpoint"]
-        return cls(
-            tuple(values["arguments"]),
-            values["log_path"],
-            values["environment"],
-            values["netns"],
-            None if failpoint is None else Failpoint(**failpoint),
-        )
+        values["failpoint"] = None if failpoint is None else Failpoint(**failpoint)
+        return cls(**{**values, "arguments": tuple(values["arguments"])})
 
 
-class Zygote:
+class _ServerEndedError(RuntimeError):
+    """The server has ended; the message says how."""
+
+
+class ForkServer:
     """The process that forks, from `with` to the end of its block. It takes its forks with it, however it ends."""
 
     def __init__(self, preload: Sequence[str] = _PRELOAD) -> None:
         self._preload = list(preload)
-        self._forks: dict[int, Fork] = {}
-        self._lock = threading.Lock()
-        self._answered = threading.Condition(self._lock)
-        self._answers: list[int] = []
-        self._process: subprocess.Popen[bytes]
-        self._reader: threading.Thread
+        # Of two that want a fork at a time, each is to get its own.
+        self._in_turn = threading.Lock()
+        # A server ends with the *thread* that started it: so one thread, which lives as long as this object is in use.
+        self._keeper = ThreadPoolExecutor(1, "fork-server-keeper")
+        self._server: _Server
+
+    @property
+    def pid(self) -> int:
+        """Return the server's process id."""
+        return self._server.process.pid
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "testing.fork_server", *self._preload],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            cwd=_REPO,
-            start_new_session=True,  # Ctrl-C is for the one that started it, with whose end this one ends
-        )
-        self._reader = threading.Thread(target=self._read, name="zygote-reader", daemon=True)
-        self._reader.start()
-        self._take_answer(_START_TIMEOUT_S)
+        self._launch()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._reader.join()
+        self._server.close()
+        self._keeper.shutdown()
 
     def start(
-        self, arguments: Sequence[str], log_path: Path, *, netns: str | None = None, failpoint: Failpoint | None = None
+        self,
+        arguments: Sequence[str],
+        log_path: Path,
+        *,
+        netns: str | None = None,
+        failpoint: Failpoint | None = None,
+        first: str = "",
+        measured: bool = True,
     ) -> Fork:
-        """Return a new process of `loggpt-stream` with these arguments and its output in a file."""
+        """Return a new process of `loggpt-stream` with these arguments and its output in a file.
+
+        The rest is as in `ForkRequest`.
+        """
         log_path.write_bytes(b"")  # it is there for whoever looks, before the fork has got so far
         environment = {name: value for name, value in os.environ.items() if name.startswith(ENV_PREFIX)}
-        wish = _Wish(tuple(arguments), str(log_path.absolute()), environment, netns, failpoint)
-        if self._process.stdin is None:
-            raise ValueError("the zygote has no standard input")
-        self._process.stdin.write(wish.to_json())
-        self._process.stdin.flush()
-        pid = self._take_answer(_FORK_TIMEOUT_S)
-        with self._lock:
+        request = ForkRequest(
+            tuple(arguments), str(log_path.absolute()), environment, netns, failpoint, first, measured
+        )
+        with self._in_turn:
+            try:
+                return self._server.fork(request)
+            except _ServerEndedError as ended:
+                warnings.warn(f"{ended}\nIt is started again.", RuntimeWarning, stacklevel=2)
+                self._server.close()
+                self._launch()
+                return self._server.fork(request)
+
+    def _launch(self) -> None:
+        self._server = self._keeper.submit(_Server, self._preload).result()
+        self._server.take_answer(_START_TIMEOUT_S)
+
+
+class _Server:
+    """One process of a `ForkServer`, and what it says."""
+
+    def __init__(self, preload: Sequence[str]) -> None:
+        self._forks: dict[int, Fork] = {}
+        self._answered = threading.Condition()
+        self._answers: list[int] = []
+        self._ended = False
+        with tempfile.NamedTemporaryFile(prefix="fork-server-", suffix=".log", delete=False) as stderr:
+            self._stderr = Path(stderr.name)
+            self.process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "testing.fork_server", *preload],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                cwd=_REPO,
+                start_new_session=True,  # Ctrl-C is for the one that started it, with whose end this one ends
+            )
+        self._reader = threading.Thread(target=self._read, name="fork-server-reader", daemon=True)
+        self._reader.start()
+
+    def close(self) -> None:
+        """End it, where it has not ended, and its forks with it."""
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        if self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
+        self._stderr.unlink(missing_ok=True)
+
+    def fork(self, request: ForkRequest) -> Fork:
+        """Return the fork that was asked for. Raises `_ServerEndedError` where the server has ended."""
+        if self.process.stdin is None:
+            raise ValueError("the fork server has no standard input")
+        try:
+            self.process.stdin.write(request.to_json())
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise _ServerEndedError(self._how_it_ended()) from None
+        pid = self.take_answer(_FORK_TIMEOUT_S)
+        with self._answered:
             return self._forks[pid]
 
-    def _take_answer(self, timeout_s: float) -> int:
+    def take_answer(self, timeout_s: float) -> int:
+        """Return the process id that it reports next. Raises `_ServerEndedError` where it ended instead."""
         with self._answered:
-            if not self._answered.wait_for(lambda: bool(self._answers), timeout_s):
-                raise TimeoutError(f"the zygote did not answer within {timeout_s:.0f} s")
-            pid = self._answers.pop(0)
-        if pid < 0:
-            raise RuntimeError("the zygote ended; what it said is on standard error")
-        return pid
+            if not self._answered.wait_for(lambda: self._answers or self._ended, timeout_s):
+                raise TimeoutError(f"the fork server did not answer within {timeout_s:.0f} s")
+            if self._answers:
+                return self._answers.pop(0)
+        raise _ServerEndedError(self._how_it_ended())
+
+    def _how_it_ended(self) -> str:
+        code = self.process.wait()
+        how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        said = self._stderr.read_text(errors="replace").splitlines()[-_STDERR_LINES:]
+        return "\n".join([f"The fork server {self.process.pid} was ended {how}. Its standard error:", *said])
 
     def _read(self) -> None:
-        """Read what the zygote reports until its end."""
-        for line in self._process.stdout or ():
+        """Read what it reports until its end."""
+        for line in self.process.stdout or ():
             word, *numbers = line.split()
             with self._answered:
                 if word == b"ended":
@@ -176,12 +258,12 @@ class Zygote:
             for fork in self._forks.values():
                 if fork.returncode is None:
                     fork.has_ended(-signal.SIGKILL)
-            self._answers.append(-1)
+            self._ended = True
             self._answered.notify()
 
 
-def serve(preload: Sequence[str]) -> _Wish | None:
-    """Fork for each wish on standard input until it ends. Return None there, and in each child its wish."""
+def serve(preload: Sequence[str]) -> ForkRequest | None:
+    """Fork for each request on standard input until it ends. Return None there, and in each child its request."""
     libc = ctypes.CDLL(None, use_errno=True)
     for name in preload:
         __import__(name)
@@ -210,12 +292,12 @@ def serve(preload: Sequence[str]) -> _Wish | None:
                     return None
                 *lines, waiting = (waiting + came).split(b"\n")
                 for line in lines:
-                    wish = _Wish.from_json(line)
+                    request = ForkRequest.from_json(line)
                     pid = _fork()
                     if pid == 0:
                         os.close(woken)
                         os.close(wakes)
-                        return _become(wish, here, libc)
+                        return _become(request, here, libc)
                     _report(f"forked {pid}")
 
 
@@ -236,48 +318,57 @@ def _report(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
-def _become(wish: _Wish, parent: int, libc: ctypes.CDLL) -> _Wish:
-    """Make a fresh fork a process of its own, and return its wish."""
+def _become(request: ForkRequest, parent: int, libc: ctypes.CDLL) -> ForkRequest:
+    """Make a fresh fork a process of its own, and return its request."""
     os.setsid()
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)  # it ended before we asked to end with it
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    log = os.open(wish.log_path, os.O_WRONLY | os.O_APPEND)
+    log = os.open(request.log_path, os.O_WRONLY | os.O_APPEND)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     os.close(log)
     os.close(null)
+    if not request.measured and (measuring := _coverage()):
+        measuring.stop()
     # The standard library's own generator is seeded anew by every fork.
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         numpy.random.seed()
     for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
         del os.environ[name]
-    os.environ.update(wish.environment)
-    if wish.netns is not None:
-        netns = os.open(f"/var/run/netns/{wish.netns}", os.O_RDONLY)
+    os.environ.update(request.environment)
+    if request.netns is not None:
+        netns = os.open(f"/var/run/netns/{request.netns}", os.O_RDONLY)
         if libc.setns(netns, _CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), f"network namespace {wish.netns}")
+            raise OSError(ctypes.get_errno(), f"network namespace {request.netns}")
         os.close(netns)
-    if wish.failpoint is not None:
+    if request.failpoint is not None:
         # The package is for a failpoint that stands for all.
-        arm(wish.failpoint, daemon_targets())
-    return wish
+        arm(request.failpoint, daemon_targets())
+    return request
+
+
+def _coverage() -> Coverage | None:
+    """Return what measures coverage in this fork; it started anew with it (`patch` in pyproject.toml)."""
+    module = sys.modules.get("coverage")
+    return module.Coverage.current() if module else None
 
 
 def main() -> None:
-    """Be the zygote, or what was forked from it."""
-    wish = serve(sys.argv[1:])
-    if wish is None:
+    """Be the server, or what was forked from it."""
+    request = serve(sys.argv[1:])
+    if request is None:
         return
     code = 1
     try:
-        from loggpt_stream import cli  # noqa: PLC0415 - a zygote that never forks need not have it
+        from loggpt_stream import cli  # noqa: PLC0415 - a server that never forks need not have it
 
-        sys.argv[:] = ["loggpt-stream", *wish.arguments]
+        exec(request.first, {})  # noqa: S102 - a test's own code
+        sys.argv[:] = ["loggpt-stream", *request.arguments]
         code = cli.main()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
@@ -285,7 +376,10 @@ def main() -> None:
         traceback.print_exc()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    # Not through the interpreter's end, which would take apart what the zygote imported.
+    if request.measured and (measuring := _coverage()):
+        measuring.stop()
+        measuring.save()
+    # Not through the interpreter's end, which would take apart what the server imported.
     os._exit(code)
 
 

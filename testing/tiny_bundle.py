@@ -15,10 +15,11 @@ from loggpt_stream.lines.masks import DEFAULT_RULES
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.bundle import Bundle, Preprocessing, save_bundle, save_calibrated
 from loggpt_stream.model.calibration import Calibration, EarlyCalibration, KindCalibration
-from loggpt_stream.model.gpt import ModelShape, new_model
+from loggpt_stream.model.gpt import new_model
 from loggpt_stream.model.losses import token_losses
 from loggpt_stream.model.scoring import Scorer
 from loggpt_stream.model.sequence import NOBODY, windows
+from loggpt_stream.model.shape import ModelShape
 from loggpt_stream.model.statistics import COMBINATIONS, COMBINED, EARLY, combine, fit_scales
 from loggpt_stream.model.tokenizer import LineTokenizer, train_tokenizer
 from trainer.material import count_lines
@@ -26,6 +27,12 @@ from trainer.material import count_lines
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from transformers import GPT2LMHeadModel
+
+    from loggpt_stream.lines.session import Session
+    from loggpt_stream.model.line_frequencies import LineFrequencies
+    from loggpt_stream.model.scoring import SessionScore
 
 NOVA34 = str(files("loggpt_stream") / "data" / "nova34" / "nova34.log.xz")
 RULES = SessionRules(idle_gap_s=60.0)
@@ -85,11 +92,22 @@ def early_calibration(statistics: Sequence[Mapping[str, float]], share: float) -
     )
 
 
-def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1, early_share: float | None = None) -> Bundle:
-    """Write a calibrated tiny bundle; about `alert_share` of sessions are above its thresholds (1.0: all of them).
+@dataclass(frozen=True)
+class _Learned:
+    """What all tiny bundles of one number of steps have in common; nobody may change it."""
 
-    early_share: of whole sessions that are above the early threshold; None where open sessions are not judged.
-    """
+    model: GPT2LMHeadModel
+    tokenizer: LineTokenizer
+    preprocessing: Preprocessing
+    line_frequencies: dict[str, LineFrequencies]
+    learned: list[Session]
+    held_out: list[Session]
+    scores: list[SessionScore]
+
+
+@cache
+def _learn(steps: int) -> _Learned:
+    """Train and score once in a process: the seconds that a bundle takes."""
     torch.manual_seed(42)
     tokenizer, preprocessing = untrained_parts()
     shape = ModelShape(layers=1, width=32, heads=2, context_tokens=128)
@@ -118,19 +136,29 @@ def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1, early_
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    bundle = save_bundle(
-        path,
-        model=model,
-        tokenizer=tokenizer.tokenizer,
-        preprocessing=preprocessing,
-        line_frequencies=line_frequencies,
-        training={"seed": 42},
-        used_sessions={"train": np.array([session.fingerprint() for session in learned])},
-    )
     held_out = [session for session in nova34().sessions[60:160] if not session.late]
     scores = Scorer(
         model, tokenizer, torch.device("cpu"), line_frequencies=line_frequencies, passes=preprocessing.passes
     ).score(held_out)
+    return _Learned(model, tokenizer, preprocessing, line_frequencies, learned, held_out, scores)
+
+
+def tiny_bundle(path: Path, *, steps: int = 40, alert_share: float = 0.1, early_share: float | None = None) -> Bundle:
+    """Write a calibrated tiny bundle; about `alert_share` of sessions are above its thresholds (1.0: all of them).
+
+    early_share: of whole sessions that are above the early threshold; None where open sessions are not judged.
+    """
+    common = _learn(steps)
+    bundle = save_bundle(
+        path,
+        model=common.model,
+        tokenizer=common.tokenizer.tokenizer,
+        preprocessing=common.preprocessing,
+        line_frequencies=common.line_frequencies,
+        training={"seed": 42},
+        used_sessions={"train": np.array([session.fingerprint() for session in common.learned])},
+    )
+    held_out, scores = common.held_out, common.scores
     kinds = {}
     for kind in {session.kind for session in held_out}:
         statistics = [score.statistics for session, score in zip(held_out, scores, strict=True) if session.kind == kind]

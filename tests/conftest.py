@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from testing.kafka_server import KafkaServer, missing_programs
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+    from testing.fork_server import ForkServer
 
 _BROKER_LOG_LINES = 40
 _LONGEST = (
@@ -28,6 +31,11 @@ _LONGEST = (
     "test_cli.py",
     "test_no_secret_shown.py",
 )
+
+
+# How long an example takes depends on what else the machine does; each test has its time limit.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +75,14 @@ def kafka(kafka_programs: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
     del kafka_programs
     with KafkaServer(tmp_path_factory.mktemp("kafka")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> ForkServer:
+    """Give what this test process's daemons are forked from."""
+    from testing import daemon_process  # noqa: PLC0415 - it imports much that most tests do without
+
+    return daemon_process.fork_server()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

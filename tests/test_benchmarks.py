@@ -20,7 +20,7 @@ from benchmarks.technical_report import REPORT, RESULTS, TABLES, TEMPLATE, main_
 from calibrate.sessions import ScoredSession, content_of
 from loggpt_stream.daemon.early import SETTLE_S
 from loggpt_stream.history.labels import Labels, read_labels
-from loggpt_stream.model.drift import DriftMode
+from loggpt_stream.model.drift_mode import DriftMode
 from testing.tiny_bundle import nova34, tiny_bundle
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from loggpt_stream import logs
 from loggpt_stream.cli import main
 from loggpt_stream.kafka.settings import KafkaSettings
+from loggpt_stream.terminal import LogFormat, shown, shown_json
 
 SECRET = "hunter2-hunter2"
 
@@ -110,11 +111,11 @@ def test_what_strangers_wrote_cannot_control_the_terminal(capsys: pytest.Capture
 
 @pytest.mark.parametrize("text", [HOSTILE, "plain", "grüße 日本語", "\U000e0041 tag"])
 def test_text_for_a_terminal_is_printable_and_json_stays_the_same_value(text: str) -> None:
-    assert logs.shown(text).isprintable()
-    assert logs.shown("a\nb\x1b", keep="\n") == "a\nb\\x1b"
+    assert shown(text).isprintable()
+    assert shown("a\nb\x1b", keep="\n") == "a\nb\\x1b"
     value = orjson.dumps({"text": text.replace("\udc80", "")})
-    assert logs.shown_json(value).decode().isprintable()
-    assert orjson.loads(logs.shown_json(value)) == orjson.loads(value)
+    assert shown_json(value).decode().isprintable()
+    assert orjson.loads(shown_json(value)) == orjson.loads(value)
 
 
 def test_an_error_message_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +131,7 @@ def fail_beside(password: str) -> None:
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_a_secret_is_never_written(capsys: pytest.CaptureFixture[str], log_format: logs.LogFormat) -> None:
+def test_a_secret_is_never_written(capsys: pytest.CaptureFixture[str], log_format: LogFormat) -> None:
     logs.configure(log_format)
     kafka = KafkaSettings(username="me", password=SecretStr(SECRET))
     log = logs.get_logger("x")

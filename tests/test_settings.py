@@ -90,15 +90,50 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     assert loaded("--config", yaml(tmp_path, "")).seed == 42
 
 
-def test_a_key_of_another_command_in_the_environment_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_of_another_command_is_no_mistake_and_a_typo_of_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LOGGPT_ALERT_TOPIC", "x")
-    assert loaded().seed == 42
+    monkeypatch.setenv("LOGGPT_TRAINING__EPOCHS", "3")
+    monkeypatch.setenv("LOGGPT_FROM", "2026-11-23")
+    file = yaml(tmp_path, "drift: adapt\nfrom: 2026-11-23\ntokenizer:\n  vocabulary_size: 3\nseed: 7\n")
+    assert loaded("--config", file).seed == 7
+    with pytest.raises(UserError, match=r"drfit: no such setting; did you mean drift\?"):
+        loaded("--config", yaml(tmp_path, "drfit: adapt\n"))
+    monkeypatch.setenv("LOGGPT_DRFIT", "adapt")
+    with pytest.raises(UserError, match=r"LOGGPT_DRFIT: no such setting; did you mean drift\?"):
+        loaded()
 
 
-def test_unknown_flags_and_missing_files_are_errors(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        loaded("--sede", "1")
-    assert "--sede" in capsys.readouterr().err
+class Strict(Example):
+    limit: int = Field(1, ge=0)
+
+
+def test_a_file_must_suit_the_command_that_it_is_for(tmp_path: Path) -> None:
+    file = yaml(tmp_path, "limit: none\nseed: 7\n")
+
+    def load_for(*flags: str) -> Example:
+        return load(Example, flags, prog="example", description="", must_suit=Strict)
+
+    with pytest.raises(UserError, match=r"limit = 'none': .*integer"):
+        load_for("--config", file)
+    assert load_for("--config", yaml(tmp_path, "limit: 3\nseed: many\n"), "--seed", "7").seed == 7
+
+
+def test_an_unknown_flag_names_the_one_that_was_meant_and_shows_no_value() -> None:
+    with pytest.raises(UserError, match=r"^--sede: no such flag; did you mean --seed\? See example --help$"):
+        loaded("--sede", SECRET)
+    with pytest.raises(UserError, match=r"--kafka\.pasword: no such flag; did you mean --kafka\.password") as caught:
+        loaded(f"--kafka.pasword={SECRET}")
+    assert SECRET not in str(caught.value)
+    with pytest.raises(UserError, match="1 more argument than this command takes") as caught:
+        loaded(SECRET)
+    assert SECRET not in str(caught.value)
+    with pytest.raises(UserError, match=r"argument --seed.*expected one argument"):
+        loaded("--seed")
+
+
+def test_missing_files_are_errors() -> None:
     with pytest.raises(UserError, match=r"nowhere\.yaml: no such file.*configs/"):
         loaded("--config", "nowhere.yaml")
     with pytest.raises(UserError, match="directory"):

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import GPT2LMHeadModel
 
-    from loggpt_stream.model.gpt import ModelShape
+    from loggpt_stream.model.shape import ModelShape
     from trainer.material import Material, Packed
     from trainer.progress import TrainingProgress
     from trainer.settings import TrainingSettings

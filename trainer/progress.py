@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
-from loggpt_stream.logs import shown
+from loggpt_stream.terminal import shown
 from trainer.curve import left_s
 
 if TYPE_CHECKING:

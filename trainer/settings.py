@@ -8,10 +8,10 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from loggpt_stream.history.source import SourceSettings
+from loggpt_stream.history.settings import SourceSettings
 from loggpt_stream.lines.rules import SessionRules
-from loggpt_stream.model.gpt import ModelShape
 from loggpt_stream.model.sequence import Passes
+from loggpt_stream.model.shape import ModelShape
 from loggpt_stream.model.tokenizer import SPECIAL_TOKENS
 from loggpt_stream.settings import Section
 

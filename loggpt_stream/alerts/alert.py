@@ -14,12 +14,11 @@ import orjson
 from loggpt_stream.alerts import evidence
 from loggpt_stream.lines.names import SessionKind
 from loggpt_stream.message import Message
-from loggpt_stream.model.line_frequencies import EMPTY
 
 if TYPE_CHECKING:
     from loggpt_stream.lines.session import Line, Session
-    from loggpt_stream.model.bundle import Bundle
     from loggpt_stream.model.calibration import Verdict
+    from loggpt_stream.model.detector import Detector
     from loggpt_stream.model.scoring import SessionScore
 
 ECS_VERSION: Final = "9.1.0"
@@ -47,6 +46,11 @@ class JudgedSession:
     stage: Stage = "final"
     closed_at_s: float = 0.0
 
+    @property
+    def alarms(self) -> bool:
+        """Tell whether this is to be alerted on. Nobody asks that anywhere else."""
+        return self.verdict.anomalous
+
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of the alert's value."""
@@ -55,15 +59,13 @@ def schema() -> dict[str, Any]:
 
 
 class AlertWriter:
-    """Writes alerts and score records for one bundle on one cloud."""
+    """Writes alerts and score records of one detector on one cloud."""
 
-    def __init__(self, bundle: Bundle, cluster: str) -> None:
-        """`bundle` must be calibrated."""
-        if bundle.calibration is None:
-            raise ValueError("alerts need a calibrated bundle")
-        self._model = bundle.model_fingerprint
-        self._calibration = bundle.calibration.id
-        self._line_frequencies = bundle.line_frequencies()
+    def __init__(self, detector: Detector, cluster: str) -> None:
+        """`cluster`: the cloud's name."""
+        self._detector = detector
+        self._model = detector.model_fingerprint
+        self._calibration = detector.calibration_id
         self._cluster = cluster
 
     def event_id(self, judged: JudgedSession) -> str:
@@ -79,7 +81,7 @@ class AlertWriter:
     def shown_lines(self, judged: JudgedSession) -> list[Line]:
         """Return the lines of which the alert shows the raw text."""
         session, score = judged.session, judged.score
-        unseen = evidence.unseen_lines(session, self._line_frequencies.get(session.kind, EMPTY))
+        unseen = evidence.unseen_lines(session, self._detector.line_frequencies(session.kind))
         last = len(session.lines) - 1
         shown = {*_top(score), *unseen, last, score.untimely if score.untimely is not None else last}
         return [session.lines[index] for index in sorted(shown)]
@@ -93,7 +95,7 @@ class AlertWriter:
         event_id = self.event_id(judged)
         start_s = min(line.time_s for line in session.lines)
         end_s = max(line.time_s for line in session.lines)
-        frequencies = self._line_frequencies.get(session.kind, EMPTY)
+        frequencies = self._detector.line_frequencies(session.kind)
         reason = evidence.reason(session, judged.score, verdict, frequencies)
         name = f"{session.kind} {session.key}" + ("" if judged.stage == "final" else ", still open")
         value: dict[str, Any] = {
@@ -177,7 +179,7 @@ class AlertWriter:
         verdict = judged.verdict
         value = {
             "id": self.event_id(judged),
-            "anomalous": verdict.anomalous,
+            "anomalous": judged.alarms,
             "unjudged": verdict.unjudged or "",
             "score": verdict.score,
             "threshold": verdict.threshold,

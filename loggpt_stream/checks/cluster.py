@@ -20,12 +20,13 @@ from aiokafka.protocol.admin import ApiVersionRequest
 from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest, InitProducerIdRequest
 
-from loggpt_stream.kafka.topics import ANSWER_WITHIN_S, Finding, Level, reachable_node
+from loggpt_stream.kafka.finding import Finding, Level
+from loggpt_stream.kafka.topics import ANSWER_WITHIN_S, reachable_node
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from loggpt_stream.daemon.settings import DaemonSettings
+    from loggpt_stream.daemon.settings import DaemonPlacement
     from loggpt_stream.kafka.topics import Cluster
 
 # Of each request that transactions and the state topic need: its key, and the version that has to be there.
@@ -56,7 +57,7 @@ _RETRIED: Final = (
 _TRANSACTION: Final = 1  # coordinator type of FindCoordinator
 
 
-def check_brokers(settings: DaemonSettings, cluster: Cluster) -> Finding:
+def check_brokers(settings: DaemonPlacement, cluster: Cluster) -> Finding:
     """Return the finding on how many brokers there are."""
     found = f"{settings.kafka.bootstrap} answers, {cluster.brokers} broker{'s' * (cluster.brokers > 1)}"
     if cluster.brokers > 1:
@@ -97,7 +98,7 @@ def judge_version(newest: dict[int, int]) -> Finding:
     return Finding("kafka version", Level.OK, f"Kafka {release} or newer, transactions are there")
 
 
-async def check_permissions(client: Any, settings: DaemonSettings, cluster: Cluster) -> list[Finding]:  # noqa: ANN401 - aiokafka is untyped
+async def check_permissions(client: Any, settings: DaemonPlacement, cluster: Cluster) -> list[Finding]:  # noqa: ANN401 - aiokafka is untyped
     """Return the findings on what we may do: read as the group, and write in transactions.
 
     The probe opens a transaction over the topics that the daemon writes, and aborts it: no record is written. Raises
@@ -109,7 +110,7 @@ async def check_permissions(client: Any, settings: DaemonSettings, cluster: Clus
         return [await _group(client, settings), await _transaction(client, settings, there)]
 
 
-async def _group(client: Any, settings: DaemonSettings) -> Finding:  # noqa: ANN401 - aiokafka is untyped
+async def _group(client: Any, settings: DaemonPlacement) -> Finding:  # noqa: ANN401 - aiokafka is untyped
     try:
         node = await _coordinator(client, 0, settings.group)
         # Who is no member is told so, and changes nothing; who may not be one is told that first.
@@ -127,7 +128,7 @@ async def _group(client: Any, settings: DaemonSettings) -> Finding:  # noqa: ANN
     return Finding("permissions", Level.OK, f"group {settings.group} may be joined")
 
 
-async def _transaction(client: Any, settings: DaemonSettings, topics: Collection[str]) -> Finding:  # noqa: ANN401 - aiokafka is untyped
+async def _transaction(client: Any, settings: DaemonPlacement, topics: Collection[str]) -> Finding:  # noqa: ANN401 - aiokafka is untyped
     # Under the prefix of the daemon's own ids: whoever may be the daemon may be the doctor.
     name = f"{settings.group}-{settings.input_topic}-doctor"
     try:

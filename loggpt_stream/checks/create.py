@@ -6,16 +6,17 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import NoError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, NoError, TopicAlreadyExistsError, for_code
 
 from loggpt_stream.checks.topics import STATE_SEGMENT_BYTES
 from loggpt_stream.errors import UserError
-from loggpt_stream.kafka.topics import ANSWER_WITHIN_S, POLICY, look_up
+from loggpt_stream.kafka.connection import explain, why_not
+from loggpt_stream.kafka.topics import ANSWER_WITHIN_S, POLICY, kafka_client, look_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from loggpt_stream.kafka.settings import MemberSettings
+    from loggpt_stream.kafka.settings import PlacementSettings
     from loggpt_stream.kafka.topics import Cluster
 
 _REPLICAS: Final = 3
@@ -25,9 +26,28 @@ _MONTH_MS: Final = 30 * 86_400_000
 DEFAULT_PARTITIONS: Final = 4
 
 
+async def create_missing(settings: PlacementSettings, partitions: Mapping[str, int]) -> list[str]:
+    """Create the topics that are missing, and return a sentence for each; partitions: by a topic's role.
+
+    Raises `UserError` where the broker does not answer, refuses, or does not let us see what is missing.
+    """
+    try:
+        async with kafka_client(settings.kafka) as client:
+            cluster = await look_up(client, settings.topics().values())
+            if cluster.hidden:
+                who, what = settings.kafka.username or "an anonymous user", ", ".join(sorted(cluster.hidden))
+                raise UserError(
+                    f"{who} may not describe {what}: whether it is there cannot be told, and nothing was created. For "
+                    "whoever sets up, deploy/kafka/acls.sh create-route-topics gives the rights"
+                )
+            return await create_topics(client, settings, cluster, partitions)
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise UserError(await why_not(settings.kafka) or f"{settings.kafka.bootstrap}: {explain(error)}") from error
+
+
 async def create_topics(
     client: Any,  # noqa: ANN401 - aiokafka is untyped
-    settings: MemberSettings,
+    settings: PlacementSettings,
     cluster: Cluster,
     partitions: Mapping[str, int],
 ) -> list[str]:
@@ -70,7 +90,7 @@ def _led(cluster: Cluster, count: int) -> bool:
     return len(cluster.topics) == count and not any(topic.leaderless for topic in cluster.topics.values())
 
 
-def missing_topics(settings: MemberSettings, cluster: Cluster, partitions: Mapping[str, int]) -> Iterator[NewTopic]:
+def missing_topics(settings: PlacementSettings, cluster: Cluster, partitions: Mapping[str, int]) -> Iterator[NewTopic]:
     """Yield the topics to create. Replicas and those in sync are as many as the brokers allow, up to 3 and 2."""
     replicas = min(_REPLICAS, cluster.brokers)
     source = cluster.topics.get(settings.input_topic)

@@ -8,16 +8,16 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupAuthorizationFailedError
 
-from loggpt_stream.kafka.topics import Finding, Level
+from loggpt_stream.kafka.finding import Finding, Level
 
 if TYPE_CHECKING:
-    from loggpt_stream.daemon.settings import DaemonSettings
+    from loggpt_stream.daemon.settings import DaemonPlacement
     from loggpt_stream.kafka.topics import Topic
 
 _MEMBERS: Final = 5  # where they stand in a described group
 
 
-async def check_group(settings: DaemonSettings, source: Topic) -> Finding:
+async def check_group(settings: DaemonPlacement, source: Topic) -> Finding:
     """Return the finding on members and lag of the daemon's group. Raises `KafkaError`."""
     admin = AIOKafkaAdminClient(**settings.kafka.client_options())
     consumer = AIOKafkaConsumer(**settings.kafka.client_options(), group_id=None, enable_auto_commit=False)

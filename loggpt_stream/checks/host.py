@@ -6,18 +6,20 @@ import socket
 from typing import TYPE_CHECKING
 
 from loggpt_stream.errors import UserError
-from loggpt_stream.kafka.topics import Finding, Level
-from loggpt_stream.model.bundle import load_bundle
-from loggpt_stream.model.gpt import choose_device
+from loggpt_stream.kafka.finding import Finding, Level
+from loggpt_stream.model.manifest import require_bundle
 
 if TYPE_CHECKING:
-    from loggpt_stream.daemon.settings import DaemonSettings
+    from loggpt_stream.daemon.settings import DaemonPlacement
     from loggpt_stream.model.bundle import Bundle
 
 
-def check_bundle(settings: DaemonSettings) -> tuple[Finding, Bundle | None]:
+def check_bundle(settings: DaemonPlacement) -> tuple[Finding, Bundle | None]:
     """Return the finding on the bundle, and the bundle where it can be loaded."""
     try:
+        require_bundle(settings.bundle)
+        from loggpt_stream.model.bundle import load_bundle  # noqa: PLC0415 - it loads PyTorch: not for a wrong path
+
         bundle = load_bundle(settings.bundle, key=settings.bundle_key)
     except UserError as error:
         return Finding("bundle", Level.FAILURE, str(error)), None
@@ -28,15 +30,17 @@ def check_bundle(settings: DaemonSettings) -> tuple[Finding, Bundle | None]:
     return Finding("bundle", Level.OK, f"{settings.bundle} model {bundle.model_fingerprint} ({kinds})"), bundle
 
 
-def check_device(settings: DaemonSettings) -> Finding:
+def check_device(settings: DaemonPlacement) -> Finding:
     """Return the finding on the device that scores."""
+    from loggpt_stream.model.gpt import choose_device  # noqa: PLC0415 - it loads PyTorch: after the first findings
+
     try:
         return Finding("device", Level.OK, str(choose_device(settings.device)))
     except UserError as error:
         return Finding("device", Level.FAILURE, str(error))
 
 
-def check_port(settings: DaemonSettings) -> Finding:
+def check_port(settings: DaemonPlacement) -> Finding:
     """Return the finding on the port of metrics and health."""
     where = f"{settings.http_port} on {settings.http_host}"
     with socket.socket() as probe:

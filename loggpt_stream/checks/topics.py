@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.kafka.topics import POLICY, Finding, Level, alter_config, must_hold
+from loggpt_stream.kafka.finding import Finding, Level
+from loggpt_stream.kafka.topics import POLICY, alter_config, must_hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from loggpt_stream.daemon.settings import DaemonSettings
+    from loggpt_stream.daemon.settings import DaemonPlacement
     from loggpt_stream.kafka.topics import Cluster, Topic
     from loggpt_stream.model.bundle import Bundle
 
@@ -20,7 +21,7 @@ _MAX_STATE_SEGMENT_BYTES: Final = 100_000_000
 _DAY_S: Final = 86_400.0
 
 
-def check_topics(settings: DaemonSettings, cluster: Cluster, bundle: Bundle | None) -> Iterator[Finding]:
+def check_topics(settings: DaemonPlacement, cluster: Cluster, bundle: Bundle | None) -> Iterator[Finding]:
     """Yield for each topic what is not as it should be, or that it is."""
     failures = list(must_hold(settings, cluster))
     for role, name in settings.topics().items():
@@ -44,7 +45,7 @@ def _summary(role: str, topic: Topic) -> str:
     return f"{said}, kept {'for ever' if kept_ms < 0 else f'for {duration(kept_ms / 1000)}'}"
 
 
-def _configured(settings: DaemonSettings, role: str, topic: Topic, bundle: Bundle | None) -> Iterator[Finding]:
+def _configured(settings: DaemonPlacement, role: str, topic: Topic, bundle: Bundle | None) -> Iterator[Finding]:
     if topic.configs is None:
         yield Finding(
             role,
@@ -78,7 +79,7 @@ def _configured(settings: DaemonSettings, role: str, topic: Topic, bundle: Bundl
         )
 
 
-def _clean(settings: DaemonSettings, role: str, topic: Topic) -> Iterator[Finding]:
+def _clean(settings: DaemonPlacement, role: str, topic: Topic) -> Iterator[Finding]:
     if (topic.configs or {}).get("unclean.leader.election.enable", "false") != "false":
         yield Finding(
             role,
@@ -88,7 +89,7 @@ def _clean(settings: DaemonSettings, role: str, topic: Topic) -> Iterator[Findin
         )
 
 
-def _durable(settings: DaemonSettings, role: str, topic: Topic) -> Iterator[Finding]:
+def _durable(settings: DaemonPlacement, role: str, topic: Topic) -> Iterator[Finding]:
     configs = topic.configs or {}
     in_sync = int(configs.get("min.insync.replicas", "1"))
     yield from _clean(settings, role, topic)
@@ -117,7 +118,7 @@ def _durable(settings: DaemonSettings, role: str, topic: Topic) -> Iterator[Find
         )
 
 
-def _compactable(settings: DaemonSettings, topic: Topic) -> Iterator[Finding]:
+def _compactable(settings: DaemonPlacement, topic: Topic) -> Iterator[Finding]:
     segment = int((topic.configs or {}).get("segment.bytes", STATE_SEGMENT_BYTES))
     if segment > _MAX_STATE_SEGMENT_BYTES:
         # The segment that is written to is never compacted.
@@ -130,7 +131,7 @@ def _compactable(settings: DaemonSettings, topic: Topic) -> Iterator[Finding]:
         )
 
 
-def _input(settings: DaemonSettings, topic: Topic, bundle: Bundle | None) -> Iterator[Finding]:
+def _input(settings: DaemonPlacement, topic: Topic, bundle: Bundle | None) -> Iterator[Finding]:
     configs = topic.configs or {}
     yield from _clean(settings, "input topic", topic)
     kept_bytes = int(configs.get("retention.bytes", "-1"))

@@ -13,7 +13,8 @@ from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from loggpt_stream.errors import UserError
 from loggpt_stream.kafka.connection import explain, unreadable_header
-from loggpt_stream.kafka.topics import ANSWER_WITHIN_S, Finding, Level
+from loggpt_stream.kafka.finding import Finding, Level
+from loggpt_stream.kafka.topics import ANSWER_WITHIN_S
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.names import DeadLetterReason, Fate, SessionKind
@@ -25,7 +26,7 @@ from loggpt_stream.lines.shapes import Shape, known_shape
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from loggpt_stream.daemon.settings import DaemonSettings
+    from loggpt_stream.daemon.settings import DaemonPlacement
     from loggpt_stream.kafka.topics import Topic
 
 SAMPLED: Final = 300  # newest records of each partition
@@ -58,7 +59,7 @@ class Sample:
 
 
 async def check_traffic(
-    settings: DaemonSettings, source: Topic, rules: SessionRules | None, now_s: float
+    settings: DaemonPlacement, source: Topic, rules: SessionRules | None, now_s: float
 ) -> list[Finding]:
     """Return the findings on the newest records of the input topic `source`. Nothing is committed.
 
@@ -81,7 +82,7 @@ async def check_traffic(
     return [*judge_keys(sample), *judge_shapes(sample, known_shape(settings.shape)), judge_clocks(sample, now_s)]
 
 
-async def _newest(settings: DaemonSettings, source: Topic) -> tuple[dict[int, int], list[Record]]:
+async def _newest(settings: DaemonPlacement, source: Topic) -> tuple[dict[int, int], list[Record]]:
     """Return how many records each partition holds, and the newest of each. Raises `UserError` where one is unreadable.
 
     Raises `KafkaError` or `TimeoutError` too.

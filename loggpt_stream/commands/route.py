@@ -1,27 +1,14 @@
-"""`loggpt-stream route`: the router as a process."""
+"""`loggpt-stream route`: the router."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from aiokafka.errors import KafkaError
-from pydantic import Field
+from loggpt_stream.program import Command
+from loggpt_stream.route.settings import RouteCommand
 
-from loggpt_stream.checks.create import DEFAULT_PARTITIONS, create_topics
-from loggpt_stream.commands.process import run_until_signalled
-from loggpt_stream.errors import UserError
-from loggpt_stream.kafka.connection import explain, why_not
-from loggpt_stream.kafka.topics import kafka_client, look_up
-from loggpt_stream.logs import configure
-from loggpt_stream.route.service import Router
-from loggpt_stream.route.settings import RouteSettings
-from loggpt_stream.settings import load
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-_DESCRIPTION: Final = """\
+_HELP: Final = """\
 Give raw log records the key of their session, so that all lines of one session are on one partition. For topics whose
 shippers know nothing of sessions; where the input is keyed by instance, or has one partition, there is no need for it.
 
@@ -43,43 +30,27 @@ writes it (host and file), never round robin: lines of a request then go astray,
 --create-topics makes the topics that are missing, and ends: the output with --partitions (4), the state topic compacted
 and with as many partitions as the raw one, which gets one partition if it is missing too; each with up to 3 replicas,
 of which 2 in sync. What exists is left as it is."""
-
 _RAW_PARTITIONS: Final = 1
 
 
-class RouteCommand(RouteSettings):
-    """Settings of `loggpt-stream route`: the router's, and what to create."""
-
-    create_topics: bool = Field(default=False, description="create the topics that are missing, and end")
-    partitions: int = Field(DEFAULT_PARTITIONS, gt=0, description="of a missing output topic, with --create-topics")
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the router until SIGTERM or SIGINT, or create its topics; return the exit code."""
-    settings = load(RouteCommand, argv, prog="loggpt-stream route", description=_DESCRIPTION)
+def _run(settings: RouteCommand) -> int:
     if settings.create_topics:
-        asyncio.run(_create(settings))
-        return 0
+        return _create(settings)
+    from loggpt_stream.logs import configure  # noqa: PLC0415 - as the next ones: settings are checked before they load
+    from loggpt_stream.process import run_until_signalled  # noqa: PLC0415
+    from loggpt_stream.route.service import Router  # noqa: PLC0415
+
     configure(settings.log_format, settings.log_level)
     return run_until_signalled(Router(settings).run, failed="route_failed")
 
 
-async def _create(settings: RouteCommand) -> None:
-    """Create what is missing, and say what.
+def _create(settings: RouteCommand) -> int:
+    from loggpt_stream.checks.create import create_missing  # noqa: PLC0415 - likewise
 
-    Raises `UserError` where the broker does not answer, refuses, or does not let us see what is missing.
-    """
-    counts = {"input topic": _RAW_PARTITIONS, "output topic": settings.partitions}
-    try:
-        async with kafka_client(settings.kafka) as client:
-            cluster = await look_up(client, settings.topics().values())
-            if cluster.hidden:
-                who, what = settings.kafka.username or "an anonymous user", ", ".join(sorted(cluster.hidden))
-                raise UserError(
-                    f"{who} may not describe {what}: whether it is there cannot be told, and nothing was created. For "
-                    "whoever sets up, deploy/kafka/acls.sh create-route-topics gives the rights"
-                )
-            created = await create_topics(client, settings, cluster, counts)
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise UserError(await why_not(settings.kafka) or f"{settings.kafka.bootstrap}: {explain(error)}") from error
+    partitions = {"input topic": _RAW_PARTITIONS, "output topic": settings.partitions}
+    created = asyncio.run(create_missing(settings, partitions))
     print("\n".join(created) or "every topic is there")
+    return 0
+
+
+COMMAND: Final = Command("loggpt-stream route", _HELP, RouteCommand, _run)

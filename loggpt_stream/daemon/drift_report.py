@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from loggpt_stream.logs import get_logger
-from loggpt_stream.model.drift import WINDOW_SESSIONS, DriftMode
+from loggpt_stream.model.drift import WINDOW_SESSIONS
+from loggpt_stream.model.drift_mode import DriftMode
 
 if TYPE_CHECKING:
     from loggpt_stream.daemon.metrics import Metrics

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from loggpt_stream.daemon.partition import Partition
     from loggpt_stream.daemon.scorer_thread import ScorerThread
     from loggpt_stream.lines.session import Session
-    from loggpt_stream.model.calibration import Calibration, EarlyCalibration
-    from loggpt_stream.model.scoring import Scorer
+    from loggpt_stream.model.calibration import EarlyCalibration
+    from loggpt_stream.model.detector import Detector
 
 # Of record time. The rest of a line's traceback, which changes what the model sees of it, comes within that.
 SETTLE_S: Final = 1.0
@@ -84,8 +84,7 @@ class EarlyLooks:
 
     def __init__(
         self,
-        scorer: Scorer,
-        calibration: Calibration,
+        detector: Detector,
         partitions: Mapping[Any, Partition],
         announce: Callable[[Partition, JudgedSession], None],
         thread: ScorerThread,
@@ -96,13 +95,14 @@ class EarlyLooks:
 
         every_s: seconds from the start of one round over all sessions to that of the next; 0 looks at none.
         """
-        self._scorer = scorer
-        self._kinds = {kind for kind, each in calibration.kinds.items() if each.early}
+        self._detector = detector
+        self._scorer = detector.scorer
+        self._kinds = {kind for kind, each in detector.calibration.kinds.items() if each.early}
         self._partitions = partitions
         self._announce = announce
         self._thread = thread
         self._every_s = every_s if self._kinds else 0.0
-        self._most_lines = max(1, scorer.batch_tokens // (scorer.tokenizer.max_line_tokens + 2))
+        self._most_lines = max(1, self._scorer.batch_tokens // (self._scorer.tokenizer.max_line_tokens + 2))
         # Weak: what was known of a partition goes when it is revoked and its last session is judged.
         self._rounds: WeakKeyDictionary[Partition, _Round] = WeakKeyDictionary()
         self._pending: dict[_Watch, Partition] = {}
@@ -187,13 +187,10 @@ class EarlyLooks:
         watch, session = look.watch, look.watch.session
         so_far = replace(session, lines=session.lines[: watch.progress.lines], hosts=[*session.hosts])
         prepared = self._scorer.prepare(so_far)
-        (score,) = await self._thread.run(self._scorer.score_prepared, [prepared])
-        score = replace(score, statistics={name: score.statistics[name] for name in look.early.scales})
-        verdict = look.early.judge(score.statistics)
-        if not verdict.anomalous:
+        score, verdict = await self._thread.run(self._detector.judge_open, prepared, look.early)
+        judged = JudgedSession(look.partition.topic, look.partition.number, so_far, score, verdict, stage="early")
+        if not judged.alarms:
             # A line has got the rest of its traceback after it was read, and is usual with it: read all again.
             watch.progress = START
         elif not session.close_reason:
-            origin = look.partition.topic, look.partition.number
-            judged = JudgedSession(*origin, so_far, score, verdict, stage="early")
             self._announce(look.partition, judged)

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.kafka.changelog import applied
+from loggpt_stream.kafka.changelog import applied, place_of
+from loggpt_stream.kafka.partition_task import PendingCommit
 from loggpt_stream.lines.decode import decode
-from loggpt_stream.lines.journal import Journal, Pending, Restored
 from loggpt_stream.lines.record import Record, UndecodableError, arrival_s
+from loggpt_stream.lines.session_changes import Pending, SessionChanges, SessionRestore
 from loggpt_stream.lines.sessionizer import Sessionizer
 from loggpt_stream.lines.tables import NEVER, Tables
 
@@ -18,30 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from loggpt_stream.alerts.alert import JudgedSession
-    from loggpt_stream.kafka.changelog import Change, Ledger
-    from loggpt_stream.lines.masks import Masks
-    from loggpt_stream.lines.rules import SessionRules
+    from loggpt_stream.kafka.changelog import Change, Changelog
+    from loggpt_stream.lines.gathering import Gathering
     from loggpt_stream.lines.session import Session
-    from loggpt_stream.lines.shapes import Shape
-    from loggpt_stream.message import Message
     from loggpt_stream.model.calibration import Judge
 
 # Seconds by the wall clock between two looks at a silent partition.
 _LONGEST_TURN_S: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    """What turns a partition's records into judged sessions.
-
-    fingerprint: of rules and masks; sessions that were gathered under another one are not judged.
-    """
-
-    rules: SessionRules
-    masks: Masks
-    fingerprint: str
-    make_judge: Callable[[], Judge]
-    shape: Shape | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +37,14 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
-class Unsaved:
-    """What goes into one transaction: all that came of the records up to `position` and is not in Kafka yet.
+class SessionCommit(PendingCommit):
+    """All that came of the records up to `position` and is not in Kafka yet.
 
-    state: records for the state topic. early, judged: sessions, while open and when closed. rejected: dead letters.
+    alerts: sessions to be alerted on, while open (early) and when closed. judged: every session that closed. rejected:
+    dead letters.
     """
 
-    position: int
-    state: list[Message]
-    early: list[JudgedSession] = field(default_factory=list)
+    alerts: list[JudgedSession] = field(default_factory=list)
     judged: list[JudgedSession] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
 
@@ -74,8 +57,10 @@ class Partition:
     is of no more use.
     """
 
-    def __init__(self, topic: str, number: int, meaning: Meaning, ledger: Ledger) -> None:
-        """Start with nothing read. `ledger` is at the end of what `restore` will be given."""
+    def __init__(
+        self, topic: str, number: int, gathering: Gathering, new_judge: Callable[[], Judge], changelog: Changelog
+    ) -> None:
+        """Start with nothing read. `changelog` is at the end of what `restore` will be given."""
         self.topic = topic
         self.number = number
         self.position: int | None = None
@@ -83,10 +68,11 @@ class Partition:
         self._record: Record | None = None
         self.pending: Pending = {}
         self.dropped = False
-        self._meaning = meaning
-        self._ledger = ledger
+        self._gathering = gathering
+        self._new_judge = new_judge
+        self._changelog = changelog
         self._begin(Tables())
-        self.judge = meaning.make_judge()
+        self.judge = new_judge()
         self._early: list[JudgedSession] = []
         self._judged: list[JudgedSession] = []
         self._rejected: list[Rejected] = []
@@ -98,9 +84,10 @@ class Partition:
         self._ticked_s = NEVER
 
     def _begin(self, tables: Tables) -> None:
-        rules, masks = self._meaning.rules, self._meaning.masks
-        self._journal = Journal(tables)
-        self.sessionizer = Sessionizer(rules, masks, journal=self._journal, tables=tables)
+        self._changes = SessionChanges(tables)
+        self.sessionizer = Sessionizer(
+            self._gathering.rules, self._gathering.masks, changes=self._changes, tables=tables
+        )
 
     def limit(self, sessions: int, lines: int, size_bytes: int) -> None:
         """Let so much be open; past a limit the quietest session closes."""
@@ -112,18 +99,18 @@ class Partition:
         """Go on where `changes` end: a snapshot and what came after it. Raises `UserError` where they do not fit."""
         if not changes:
             return
-        restored = Restored(self._meaning.rules.tombstone_s)
+        restored = SessionRestore(self._gathering.rules.tombstone_s)
         with _no_garbage():
             applied(changes, restored.apply)
         tables, self.pending = restored.tables, restored.pending
         newest = changes[-1]
-        self.position, self.last_record = newest["position"], tuple(newest["last_record"] or ()) or None
-        self._ticked_s = newest["reached"] if newest["reached"] is not None else NEVER
+        self.position, self.last_record = place_of(newest)
+        self._ticked_s = newest.get("reached_s", NEVER)
         self._begin(tables)
-        if not self.judge.resume(next((each["judge"] for each in reversed(changes) if "judge" in each), {})):
-            self.judge = self._meaning.make_judge()
+        if not self.judge.resume(next((each["drift"] for each in reversed(changes) if "drift" in each), {})):
+            self.judge = self._new_judge()
         self._quiet_watermark_s = max(self._ticked_s, self.sessionizer.watermark_s)
-        if newest["meaning"] != self._meaning.fingerprint:
+        if newest.get("preprocessing") != self._gathering.fingerprint:
             for session in (*tables.by_opening.values(), *self.pending.values()):
                 session.outdated = True
             self._owes = self._rewrite = True
@@ -142,7 +129,7 @@ class Partition:
         came_s = arrival_s(record, now_s)
         closed: list[Session] = []
         try:
-            for event in decode(record, pin=self._meaning.shape):
+            for event in decode(record, pin=self._gathering.shape):
                 closed += sessionizer.add(event, record.offset, came_s)
         except UndecodableError as error:
             self._rejected.append(Rejected(record, error))
@@ -187,40 +174,44 @@ class Partition:
         if session is None or session.identity != judged.session.identity:
             return
         session.announced_s = judged.session.announced_s = now_s
-        self._journal.announced(session)
+        self._changes.announced(session)
         self._early.append(judged)
         self._owes = True
 
-    def judged(self, judged: JudgedSession) -> None:
-        """Publish what became of a pending session with the next transaction."""
+    def judged(self, judged: JudgedSession) -> bool:
+        """Publish what became of a pending session with the next transaction; tell whether that is an alert."""
         del self.pending[judged.session.identity]
         self._judged.append(judged)
         self._owes = True
+        return judged.alarms
 
-    def take(self) -> Unsaved | None:
+    def take(self) -> SessionCommit | None:
         """Return all that is not in Kafka yet, as of now; None where there is nothing.
 
         From here on it counts as written. Where that fails, this object is of no more use: restore another one.
         """
-        if not self._owes or self.position is None:
+        if not (self._owes or self._changelog.format_due) or self.position is None:
             return None
-        snapshot = self._ledger.snapshot_due or self._rewrite
+        snapshot = self._changelog.snapshot_due or self._rewrite
         if snapshot:
-            change = self._journal.everything(self.pending.values())
+            change = self._changes.everything(self.pending.values())
         else:
-            change = self._journal.take([judged.session for judged in self._judged])
-        reached_s = None if self._ticked_s == NEVER else self._ticked_s
+            change = self._changes.take([judged.session for judged in self._judged])
         if self._record is not None:
             self.last_record = self._record.offset, self._record.timestamp_ms
-        change |= {"position": self.position, "last_record": self.last_record, "reached": reached_s}
-        change["meaning"] = self._meaning.fingerprint
+        change |= {"position": self.position, "preprocessing": self._gathering.fingerprint}
+        if self.last_record is not None:
+            change["last_record"] = dict(zip(("offset", "timestamp_ms"), self.last_record, strict=True))
+        if self._ticked_s != NEVER:
+            change["reached_s"] = self._ticked_s
         if snapshot or self._judged:
-            change["judge"] = self.judge.state()
-        state = self._ledger.write(change, snapshot=snapshot)
-        unsaved = Unsaved(self.position, state, self._early, self._judged, self._rejected)
+            change["drift"] = self.judge.state()
+        state = self._changelog.write(change, snapshot=snapshot)
+        alerts = [*self._early, *(judged for judged in self._judged if judged.alarms)]
+        pending = SessionCommit(self.position, state, alerts, self._judged, self._rejected)
         self._early, self._judged, self._rejected = [], [], []
         self._owes = self._rewrite = False
-        return unsaved
+        return pending
 
     def _closed(self, sessions: Iterable[Session]) -> list[Session]:
         closed = list(sessions)

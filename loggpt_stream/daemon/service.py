@@ -1,17 +1,17 @@
 """The daemon: Kafka in, sessions, one scorer thread, alerts out, each exactly once for `read_committed` readers.
 
 One event loop reads, decodes, gathers and publishes; one thread scores. What a partition's sessions consist of is in
-the state topic: one transaction writes alerts, what changed, and how far the input was read (`Owner`). A crash, a
-rebalance or a lost broker at any moment leaves either all of that or nothing, and whoever has the partition next goes
+the state topic: one transaction writes alerts, what changed, and how far the input was read (`PartitionTask`). A crash,
+a rebalance or a lost broker at any moment leaves either all of that or nothing, and whoever has the partition next goes
 on from there, having fenced whoever had it before.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -19,35 +19,30 @@ from aiokafka import TopicPartition
 
 from loggpt_stream.alerts.alert import AlertWriter, JudgedSession
 from loggpt_stream.daemon.batching import Closed, Waiting
-from loggpt_stream.daemon.compose import Composer
 from loggpt_stream.daemon.drift_report import DriftReport
 from loggpt_stream.daemon.early import EarlyLooks
 from loggpt_stream.daemon.memory import give_back_memory
 from loggpt_stream.daemon.metrics import Metrics
-from loggpt_stream.daemon.partition import Meaning, Partition, Unsaved
-from loggpt_stream.daemon.raw_lines import RawLines
+from loggpt_stream.daemon.partition import Partition, SessionCommit
+from loggpt_stream.daemon.publisher import SessionPublisher
 from loggpt_stream.daemon.scorer_thread import ScorerThread
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
+from loggpt_stream.kafka.clients import Clients
 from loggpt_stream.kafka.health import Health, ProgressWatch, serve
 from loggpt_stream.kafka.membership import Membership
-from loggpt_stream.kafka.owner import Owner
 from loggpt_stream.kafka.record_reader import RecordReader
 from loggpt_stream.lines.record import as_record
-from loggpt_stream.lines.shapes import known_shape
 from loggpt_stream.logs import get_logger
-from loggpt_stream.model.calibration import Judge
-from loggpt_stream.model.gpt import choose_device
 from loggpt_stream.model.scoring import AbandonedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from loggpt_stream.daemon.settings import DaemonSettings
+    from loggpt_stream.kafka.changelog import Changelog
     from loggpt_stream.kafka.membership import Clock
-    from loggpt_stream.kafka.transactions import Outgoing
     from loggpt_stream.lines.session import Session
-    from loggpt_stream.model.bundle import Bundle
-    from loggpt_stream.model.calibration import Calibration
+    from loggpt_stream.model.detector import Detector
 
 log = get_logger(__name__)
 
@@ -60,35 +55,36 @@ _RESUME_AT: Final = 0.5
 class Daemon:
     """One process of the consumer group, from start to SIGTERM."""
 
-    def __init__(self, settings: DaemonSettings, bundle: Bundle, clock: Clock = time.time) -> None:
-        """Load the model. `bundle` must be calibrated. Raises `UserError` for a device that is not there."""
-        if bundle.calibration is None:
-            raise ValueError("the daemon needs a calibrated bundle")
+    state_formats = STATE_FORMATS
+
+    def __init__(self, settings: DaemonSettings, detector: Detector, clock: Clock = time.time) -> None:
+        """Start outside the group, with nothing read."""
         self.settings = settings
         self.metrics = Metrics()
         self.health = Health(last_turn_s=clock(), progress=ProgressWatch(settings.stuck_after_s))
-        self._bundle = bundle
-        self._calibration: Calibration = bundle.calibration
+        self._detector = detector
         self._clock = clock
-        self._scorer = bundle.scorer(choose_device(settings.device), batch_tokens=settings.batch_tokens)
-        rules, mask_rules = bundle.preprocessing.session_rules, bundle.preprocessing.mask_rules
-        self._meaning = Meaning(
-            rules,
-            bundle.masks(),
-            fingerprint=hashlib.sha256(repr((rules, mask_rules)).encode()).hexdigest()[:16],
-            make_judge=lambda: Judge(self._calibration, settings.drift),
-            shape=known_shape(settings.shape),
-        )
         self._drift = DriftReport(self.metrics)
         self._thread = ScorerThread(settings.score_timeout_s)
         self._scored = 0
         self._waiting = Waiting(batch_tokens=settings.batch_tokens, batch_wait_s=settings.batch_wait_s)
-        self._group = Membership[Partition, Unsaved](settings, self, self.metrics, self.health, clock)
-        # These live from `run` to its end.
-        self._input: RecordReader
-        self._raw_lines: RawLines
-        self._composer: Composer
-        self._early: EarlyLooks
+        clients = Clients(settings)
+        records = RecordReader(settings.input_topic, clients.reader)
+        writer = AlertWriter(detector, settings.cluster)
+        publisher = SessionPublisher(settings, writer, detector.gathering, records, self.metrics, clock)
+        self._group = Membership[Partition, SessionCommit](
+            settings,
+            clients,
+            records,
+            application=self,
+            publisher=publisher,
+            metrics=self.metrics,
+            health=self.health,
+            clock=clock,
+        )
+        self._early = EarlyLooks(
+            detector, self._group.partitions, self._announce, self._thread, every_s=settings.early_every_s
+        )
 
     @property
     def scorer_busy(self) -> bool:
@@ -110,36 +106,16 @@ class Daemon:
             )
             log.info(
                 "daemon_starting",
-                bundle=str(self._bundle.path),
-                model=self._bundle.model_fingerprint,
-                device=str(self._scorer.device),
+                bundle=str(settings.bundle),
+                model=self._detector.model_fingerprint,
+                device=str(self._detector.scorer.device),
                 http_port=port,
                 input_topic=settings.input_topic,
             )
             lifetimes.push_async_callback(self._group.close)
-            if not await self._group.connect(stop):
-                return
-            self._input = RecordReader(settings.input_topic, self._group.reader)
-            lifetimes.push_async_callback(self._input.close)
-            self._raw_lines = RawLines(
-                self._input,
-                self._meaning.masks,
-                known_shape(settings.shape),
-                # A transaction has to wait for it.
-                within_s=settings.transaction_timeout_s / 4,
-            )
-            writer = AlertWriter(self._bundle, settings.cluster)
-            self._composer = Composer(settings, writer, self._raw_lines, self._clock)
             lifetimes.callback(self._thread.close)
-            self._early = EarlyLooks(
-                self._scorer,
-                self._calibration,
-                self._group.partitions,
-                self._announce,
-                self._thread,
-                every_s=settings.early_every_s,
-            )
-            await self._work(stop)
+            if await self._group.connect(stop):
+                await self._work(stop)
 
     async def _work(self, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -176,24 +152,14 @@ class Daemon:
             self._observe(now_s)
             await asyncio.sleep(0)  # a poll may return at once, again and again: the other tasks must get their turn
 
-    # What a membership needs (`membership.Program`).
+    # What a membership needs (`membership.Application`).
 
-    def owner(self, where: TopicPartition, *, small: bool) -> Owner[Partition, Unsaved]:
-        """Return an owner of a partition that has not taken over yet."""
-        settings = self.settings
-        ledger = Ledger(f"{settings.group} {settings.input_topic}")
-        partition = Partition(where.topic, where.partition, self._meaning, ledger)
+    def new_partition(self, where: TopicPartition, changelog: Changelog) -> Partition:
+        """Return the state of a partition of which nothing is known yet."""
+        new_judge = partial(self._detector.new_judge, self.settings.drift)
+        return Partition(where.topic, where.partition, self._detector.gathering, new_judge, changelog)
 
-        async def compose(unsaved: Unsaved) -> list[Outgoing]:
-            return await self._composer.compose(partition, unsaved, small=small)
-
-        return Owner(self._group.log_of(where), ledger, partition, compose)
-
-    async def timestamp_ms(self, where: TopicPartition, offset: int) -> int | None:
-        """Return the timestamp of an input record, or None where there is none at this offset."""
-        return await self._input.timestamp_ms(where.partition, offset)
-
-    async def end_of_topic(self, partition: Partition) -> None:
+    async def input_recreated(self, partition: Partition) -> None:
         """Close what is open and have it judged: the topic that it came from is no more."""
         # Those that a restart brought back come first, and would else only be scored when the partition is read.
         restored = list(partition.pending.values())
@@ -206,7 +172,7 @@ class Daemon:
             self.health.progress.forget(TopicPartition(partition.topic, partition.number))
             await asyncio.sleep(0.05)
 
-    def began(self, where: TopicPartition, partition: Partition) -> None:
+    def started(self, where: TopicPartition, partition: Partition) -> None:
         """Score what was closed and not yet judged; records come next."""
         give_back_memory()
         self._share_limits()
@@ -220,38 +186,9 @@ class Daemon:
             pending_sessions=len(partition.pending),
         )
 
-    def ended(self, where: TopicPartition) -> None:  # noqa: ARG002 - which one makes no difference
+    def stopped(self, where: TopicPartition) -> None:  # noqa: ARG002 - which one makes no difference
         """Leave more room to the other partitions."""
         self._share_limits()
-
-    def committed(self, unsaved: Unsaved) -> None:
-        """Count and log what a transaction published: before it was committed, nobody could see it."""
-        now_s = self._clock()
-        for judged in unsaved.judged:
-            self.metrics.sessions_scored.labels(judged.session.kind, judged.verdict.name).inc()
-            self.metrics.publish_seconds.observe(now_s - judged.closed_at_s)
-        for judged in (*unsaved.early, *unsaved.judged):
-            if judged.verdict.anomalous:
-                self._say_alert(judged)
-        for rejected in unsaved.rejected:
-            record, error = rejected.record, rejected.error
-            self.metrics.dead_letters.labels(error.reason).inc()
-            place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-            log.warning("dead_letter", reason=error.reason, detail=error.detail, **place)
-
-    def _say_alert(self, judged: JudgedSession) -> None:
-        session, verdict = judged.session, judged.verdict
-        self.metrics.alerts.labels(session.kind, judged.stage).inc()
-        log.info(
-            "alert",
-            stage=judged.stage,
-            kind=session.kind,
-            key=session.key,
-            score=verdict.score,
-            threshold=verdict.threshold,
-            close_reason=session.close_reason or None,
-            event_id=self._composer.event_id(judged),
-        )
 
     def _share_limits(self) -> None:
         """Give each partition its share of the limits, which are the process's."""
@@ -270,7 +207,7 @@ class Daemon:
             self.metrics.sessions_closed.labels(session.kind, session.close_reason).inc()
 
     def _wait(self, partition: Partition, session: Session, now_s: float) -> None:
-        self._waiting.put(Closed(partition, session, self._scorer.prepare(session), now_s))
+        self._waiting.put(Closed(partition, session, self._detector.scorer.prepare(session), now_s))
 
     async def _score(self) -> None:
         """Score batches on the thread and have published what comes of them; in between, look at open sessions."""
@@ -282,7 +219,7 @@ class Daemon:
 
     async def _score_batch(self, batch: list[Closed]) -> None:
         started_s = time.monotonic()
-        scores = await self._thread.run(self._scorer.score_prepared, [closed.prepared for closed in batch])
+        scores = await self._thread.run(self._detector.scorer.score_prepared, [closed.prepared for closed in batch])
         self._scored += len(batch)
         self.metrics.batch_sessions.observe(len(batch))
         self.metrics.score_seconds.observe(time.monotonic() - started_s)
@@ -295,8 +232,7 @@ class Daemon:
             )
             self._early.ended(partition, session)
             origin = partition.topic, partition.number
-            partition.judged(JudgedSession(*origin, session, score, verdict, closed_at_s=closed.closed_at_s))
-            if verdict.anomalous:
+            if partition.judged(JudgedSession(*origin, session, score, verdict, closed_at_s=closed.closed_at_s)):
                 self._wake(partition)
 
     def _announce(self, partition: Partition, judged: JudgedSession) -> None:
@@ -335,8 +271,8 @@ class Daemon:
         self.metrics.lines_open.set(sum(partition.sessionizer.open_lines for partition in partitions))
         self.metrics.open_bytes.set(sum(partition.sessionizer.tables.open_bytes for partition in partitions))
         self.metrics.sessions_pending.set(self._pending)
-        self.metrics.batch_tokens.set(self._scorer.batch_tokens)
-        self.metrics.on_cpu.set(self._scorer.device.type == "cpu")
+        self.metrics.batch_tokens.set(self._detector.scorer.batch_tokens)
+        self.metrics.on_cpu.set(self._detector.scorer.device.type == "cpu")
         # While its thread is at work, the scorer's own time limit holds.
         idle = self._pending > 0 and not self._thread.busy
         self.health.progress.see("scorer", "closed sessions are not scored", self._scored, now_s, waits=idle)
@@ -349,4 +285,4 @@ class Daemon:
             await asyncio.sleep(0.05)
         if self._pending:
             log.warning("drain_timed_out", pending_sessions=self._pending)
-            self._scorer.abandoned = True  # a long session is scored in many batches: not the rest of them
+            self._detector.scorer.abandoned = True  # a long session is scored in many batches: not the rest of them

@@ -1,4 +1,7 @@
-"""Settings of the daemon: placement only. What scoring means comes from the bundle."""
+"""Settings of the daemon: placement only. What scoring means comes from the bundle.
+
+They come in the parts that commands beside the daemon need too.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,32 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from loggpt_stream.kafka.settings import MemberSettings
+from loggpt_stream.kafka.settings import ConnectionSettings, MemberSettings, PlacementSettings
 from loggpt_stream.lines.shapes import known_shape
-from loggpt_stream.model.drift import DriftMode
+from loggpt_stream.model.drift_mode import DriftMode
 
 
-class DaemonSettings(MemberSettings):
-    """Settings of `loggpt-stream run`."""
+class DeadLetterSettings(ConnectionSettings):
+    """Where the dead letters are."""
+
+    dead_letter_topic: str = Field("loggpt-dead-letters", description="topic for records that hold no log event")
+
+
+class InputSettings(DeadLetterSettings):
+    """Where the daemon reads, as whom, and where it puts what it cannot read."""
+
+    input_topic: str = Field("openstack-logs", description="topic with raw log records, keyed by session if it can be")
+    group: str = Field("loggpt-stream", description="consumer group; daemons of one group share the partitions")
+
+
+class DaemonPlacement(InputSettings, PlacementSettings):
+    """What the daemon finds around it: the bundle, the device, its topics, its group, its port."""
 
     bundle: Path = Field(Path("bundle"), description="calibrated bundle: a directory made by loggpt-calibrate")
     bundle_key: Path | None = Field(
         None, description="public key (PEM) that the bundle must be signed with; unsigned ones are refused then (off)"
     )
-    input_topic: str = Field("openstack-logs", description="topic with raw log records, keyed by session if it can be")
     alert_topic: str = Field("loggpt-alerts", description="topic for alerts")
-    dead_letter_topic: str = Field("loggpt-dead-letters", description="topic for records that hold no log event")
     state_topic: str = Field(
         "loggpt-state", description="compacted topic for what is open, with as many partitions as the input topic"
     )
@@ -29,13 +43,33 @@ class DaemonSettings(MemberSettings):
     shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
         None, description="pin the record shape instead of recognising each record"
     )
-    group: str = Field("loggpt-stream", description="consumer group; daemons of one group share the partitions")
+    device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N")
+    http_port: int = Field(9464, ge=0, le=65535, description="port of /metrics and /health; 0 takes any free one")
+
+    def topics(self) -> dict[str, str]:
+        """Return the topics by what they are for; without the score topic, where there is none."""
+        named = {
+            "input topic": self.input_topic,
+            "state topic": self.state_topic,
+            "alert topic": self.alert_topic,
+            "dead letter topic": self.dead_letter_topic,
+            "score topic": self.score_topic,
+        }
+        return {role: name for role, name in named.items() if name}
+
+    def creation(self, role: str) -> str:
+        """Return the command of ours that creates a missing topic."""
+        return "loggpt-stream doctor --create-topics" + " --partitions N" * (role == "input topic")
+
+
+class DaemonSettings(DaemonPlacement, MemberSettings):
+    """Settings of `loggpt-stream run`."""
+
     cluster: str = Field("openstack", description="name of this cloud, in the alerts' ce_source")
     drift: DriftMode = Field(
         DriftMode.ADAPT,
         description="when normal scores rise: adapt the threshold within its bound, watch and say so, or off",
     )
-    device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N")
     threads: int | None = Field(None, gt=0, description="CPU threads of the scorer (torch decides)")
     batch_tokens: int = Field(8192, ge=64, description="a scoring batch holds at most so many tokens")
     batch_wait_s: float = Field(0.5, ge=0, description="a closed session waits at most so long for others to join it")
@@ -60,22 +94,6 @@ class DaemonSettings(MemberSettings):
         120.0, ge=5, description="/health/live fails where a partition has work and stands still for so many seconds"
     )
     shutdown_grace_s: float = Field(25.0, gt=0, description="on SIGTERM, finish scoring within so many seconds")
-    http_port: int = Field(9464, ge=0, le=65535, description="port of /metrics and /health; 0 takes any free one")
     clock_speed: float = Field(
         1.0, gt=0, description="wall clock seconds count so many times when silent partitions close; for replays only"
     )
-
-    def topics(self) -> dict[str, str]:
-        """Return the topics by what they are for; without the score topic, where there is none."""
-        named = {
-            "input topic": self.input_topic,
-            "state topic": self.state_topic,
-            "alert topic": self.alert_topic,
-            "dead letter topic": self.dead_letter_topic,
-            "score topic": self.score_topic,
-        }
-        return {role: name for role, name in named.items() if name}
-
-    def creation(self, role: str) -> str:
-        """Return the command of ours that creates a missing topic."""
-        return "loggpt-stream doctor --create-topics" + " --partitions N" * (role == "input topic")

@@ -66,25 +66,6 @@ class Letter:
     headers: tuple[Header, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which dead letters: of these reasons (none: any), this partition, from one offset up to and with another."""
-
-    reasons: frozenset[str] = frozenset()
-    partition: int | None = None
-    from_offset: int | None = None
-    to_offset: int | None = None
-
-    def takes(self, letter: Letter) -> bool:
-        """Tell whether a dead letter is among those selected."""
-        return (
-            (not self.reasons or letter.reason in self.reasons)
-            and self.partition in (None, letter.partition)
-            and (self.from_offset is None or letter.offset >= self.from_offset)
-            and (self.to_offset is None or letter.offset <= self.to_offset)
-        )
-
-
 @dataclass(slots=True)
 class Done:
     """Offsets of dead letters that were put back, by partition."""

@@ -23,8 +23,9 @@ from loggpt_stream.kafka.transactions import stop_client
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loggpt_stream.daemon.settings import DaemonSettings
-    from loggpt_stream.dead_letters.letters import Letter, Selection
+    from loggpt_stream.daemon.settings import InputSettings
+    from loggpt_stream.dead_letters.letters import Letter
+    from loggpt_stream.dead_letters.selection import Selection
 
 _BATCH_BYTES: Final = 8_000_000
 _MAX_RECORD_BYTES: Final = 2_000_000
@@ -48,7 +49,7 @@ class ReinjectOutcome:
     refused: list[tuple[Letter, str]] = field(default_factory=list)
 
 
-async def reinject(settings: DaemonSettings, selection: Selection, *, again: bool, dry_run: bool) -> ReinjectOutcome:
+async def reinject(settings: InputSettings, selection: Selection, *, again: bool, dry_run: bool) -> ReinjectOutcome:
     """Write the selected dead letters back to the input topic and return what became of each.
 
     Those that were put back already are passed over, and so are those that failed again, but for `again`. With
@@ -90,7 +91,7 @@ async def reinject(settings: DaemonSettings, selection: Selection, *, again: boo
         await stop_client(producer)
 
 
-async def _put_back(producer: Any, settings: DaemonSettings, selection: Selection, *, again: bool) -> ReinjectOutcome:  # noqa: ANN401 - aiokafka is untyped
+async def _put_back(producer: Any, settings: InputSettings, selection: Selection, *, again: bool) -> ReinjectOutcome:  # noqa: ANN401 - aiokafka is untyped
     kafka, topic = settings.kafka, settings.dead_letter_topic
     done = Done()
     async for _ in read_letters(kafka, topic, done):
@@ -140,7 +141,7 @@ def refusal_of(letter: Letter, input_topic: str) -> str:
     return ""
 
 
-async def _commit(producer: Any, settings: DaemonSettings, letters: Sequence[Letter]) -> None:  # noqa: ANN401 - aiokafka is untyped
+async def _commit(producer: Any, settings: InputSettings, letters: Sequence[Letter]) -> None:  # noqa: ANN401 - aiokafka is untyped
     """Put letters back and mark them as done, in one transaction. Raises `KafkaError` or `TimeoutError`."""
     if producer is None or not letters:
         return

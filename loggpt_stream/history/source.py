@@ -1,63 +1,21 @@
-"""Where recorded logs come from: files, or a stretch of a topic. Training and calibration name it alike."""
+"""Where recorded logs come from: files, or a stretch of a topic."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Self
-
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_settings import CliPositionalArg, SettingsConfigDict
+from typing import TYPE_CHECKING
 
 from loggpt_stream.history.corpus import read_corpus
 from loggpt_stream.history.topic import read_topic
-from loggpt_stream.kafka.settings import KafkaSettings
 from loggpt_stream.lines.shapes import known_shape
-from loggpt_stream.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from loggpt_stream.history.corpus import Corpus
     from loggpt_stream.history.files import Reading
+    from loggpt_stream.history.settings import SourceSettings
     from loggpt_stream.lines.masks import MaskRule
     from loggpt_stream.lines.rules import SessionRules
-
-
-def _aware(time: datetime) -> datetime:
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-Time = Annotated[datetime, AfterValidator(_aware)]
-
-
-class SourceSettings(Settings):
-    """Settings of a command that reads recorded logs."""
-
-    # `from` is a word of Python's own: the field has another name, flags and YAML say `from`.
-    model_config = SettingsConfigDict(populate_by_name=True, env_prefix_target="all")
-
-    inputs: CliPositionalArg[list[str]] = Field(
-        [], description="log files (plain, .gz, .xz, .zst; text or JSON lines), directories of them, or - for stdin"
-    )
-    topic: str | None = Field(None, description="read this Kafka topic instead of files")
-    from_time: Time | None = Field(None, alias="from", description="read the topic from this ISO time on (UTC)")
-    to: Time | None = Field(None, description="read the topic up to this ISO time (default: what it holds now)")
-    kafka: KafkaSettings = KafkaSettings()
-    shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
-        None, description="pin the record shape instead of recognising each record"
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if self.topic is None and (self.from_time or self.to):
-            raise ValueError("from and to are times of a topic: give topic too")
-        if self.topic is None and not self.inputs:
-            raise ValueError("nothing to read: name log files, directories or - for stdin, or give topic")
-        if self.topic is not None and self.inputs:
-            raise ValueError(f"topic {self.topic} and files {', '.join(self.inputs)}: read one or the other")
-        if self.from_time and self.to and self.from_time >= self.to:
-            raise ValueError(f"from {self.from_time.isoformat()} must be before to {self.to.isoformat()}")
-        return self
 
 
 def read_source(

@@ -1,8 +1,8 @@
 """One member of a consumer group whose partitions are owned exactly once: from joining the group to leaving it.
 
-The group says who has which partition; the state topic says who may write for it. This keeps the two together: what is
-assigned is paused, taken over (`Tenure`), read from the position in the state topic, and let go when it is revoked. The
-daemon and `loggpt-stream route` are such members.
+The group says who has which partition; the state topic says who may write for it. This keeps the two together: each
+assigned partition is paused, and has a `PartitionTask` that restores it, has it read from the position in the state
+topic, and lets go of it when it is revoked. The daemon and `loggpt-stream route` are such members.
 """
 
 from __future__ import annotations
@@ -11,28 +11,32 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from loggpt_stream.errors import UserError
+from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.kafka.connection import explain, unreadable_header
+from loggpt_stream.kafka.group_versions import GroupVersions
 from loggpt_stream.kafka.outage import Outage
-from loggpt_stream.kafka.owner import OwnedT, UnsavedT
-from loggpt_stream.kafka.tenure import Tenure
+from loggpt_stream.kafka.partition_task import PartitionT, PartitionTask, PendingT, Publisher, TaskOptions
+from loggpt_stream.kafka.start_position import ANSWER_WITHIN_S, find_position
 from loggpt_stream.kafka.topics import refusal
-from loggpt_stream.kafka.transactions import TransactionalLog, stop_client
+from loggpt_stream.kafka.transactions import stop_client
 from loggpt_stream.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine
 
+    from loggpt_stream.kafka.changelog import StateFormats
+    from loggpt_stream.kafka.clients import Clients
     from loggpt_stream.kafka.health import Health
     from loggpt_stream.kafka.metrics import MemberMetrics
+    from loggpt_stream.kafka.record_reader import RecordReader
     from loggpt_stream.kafka.settings import MemberSettings
-from loggpt_stream.kafka.owner import Owner
 
 log = get_logger(__name__)
 
@@ -42,67 +46,75 @@ _TURN_S: Final = 2.0
 # The broker answers a fetch within half a second, records or not.
 _FRESH_S: Final = 3.0
 _WATCH_EVERY_S: Final = 3.0
-_ANSWER_WITHIN_S: Final = 10.0
 _MAX_BACKOFF_S: Final = 30.0
 _LET_GO_WITHIN_S: Final = 10.0
-_ASK_AGAIN: Final = 3
-_ASK_AGAIN_AFTER_S: Final = 3.0
 # A commit gives up before the broker does, so that it is this side that takes over anew.
 _COMMIT_SHARE: Final = 0.8
+
+# A process that is gone for ten times as long as the group waits for it was taken away.
+_SETTLED_AFTER_TIMEOUTS: Final = 10
 
 Clock = Callable[[], float]
 
 
-class Program(Protocol[OwnedT, UnsavedT]):
-    """What a member does with the partitions that it owns."""
+class Application(Protocol[PartitionT]):
+    """What a member does with the partitions that it owns: the daemon, or the router.
 
-    def owner(self, where: TopicPartition, *, small: bool) -> Owner[OwnedT, UnsavedT]:
-        """Return an owner of a partition that has not taken over yet; `small`: the broker takes no large messages."""
+    state_formats: how what it stores is read and written in older formats.
+    """
 
-    async def timestamp_ms(self, where: TopicPartition, offset: int) -> int | None:
-        """Return the timestamp of an input record, or None where there is none at this offset."""
+    state_formats: StateFormats
 
-    async def end_of_topic(self, partition: OwnedT) -> None:
-        """Finish what came of the input topic: it was deleted and made anew."""
+    def new_partition(self, where: TopicPartition, changelog: Changelog) -> PartitionT:
+        """Return the state of a partition of which nothing is known yet."""
 
-    def began(self, where: TopicPartition, partition: OwnedT) -> None:
-        """Be told that a partition was taken over: its records come next."""
+    async def input_recreated(self, partition: PartitionT) -> None:
+        """Finish what came of the input topic: it was deleted and created anew."""
 
-    def ended(self, where: TopicPartition) -> None:
+    def started(self, where: TopicPartition, partition: PartitionT) -> None:
+        """Be told that a partition was restored: its records come next."""
+
+    def stopped(self, where: TopicPartition) -> None:
         """Be told that no more records of a partition come."""
 
-    def committed(self, unsaved: UnsavedT) -> None:
-        """Be told of a transaction: before it was committed, nobody could see it."""
 
+class Membership(ConsumerRebalanceListener, Generic[PartitionT, PendingT]):  # type: ignore[misc]  # aiokafka is untyped
+    """The assigned partitions of one process, each with a task of its own.
 
-class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type: ignore[misc]  # aiokafka is untyped
-    """The assigned partitions of one process, each owned by a task of its own.
-
-    partitions: those that are read: taken over, and not yet let go. paused: `pause` said so, and nothing is fetched.
+    partitions: those that are read: their tasks run. paused: `pause` said so, and nothing is fetched. committed: of the
+    newest transactions of partitions, the offset of the next record, until the group was told of it.
     """
 
     def __init__(
         self,
         settings: MemberSettings,
-        program: Program[OwnedT, UnsavedT],
+        clients: Clients,
+        records: RecordReader,
+        *,
+        application: Application[PartitionT],
+        publisher: Publisher[PartitionT, PendingT],
         metrics: MemberMetrics,
         health: Health,
         clock: Clock,
     ) -> None:
-        """Start outside the group."""
-        self.partitions: dict[TopicPartition, OwnedT] = {}
+        """Start outside the group. `records`: reads records of the input again; `close` closes it too."""
+        self.partitions: dict[TopicPartition, PartitionT] = {}
         self.paused = False
+        self.committed: dict[TopicPartition, int] = {}
         self._settings = settings
-        self._program = program
+        self._clients = clients
+        self._records = records
+        self._application = application
+        self._publisher = publisher
         self._metrics = metrics
         self._health = health
         self._clock = clock
         self._outage = Outage(settings.kafka)
-        self._tenures: dict[TopicPartition, tuple[Tenure[OwnedT, UnsavedT], asyncio.Task[None]]] = {}
-        self._committed: dict[TopicPartition, int] = {}
+        self._versions = GroupVersions(settings.state_format, _SETTLED_AFTER_TIMEOUTS * settings.session_timeout_s)
+        self._assigned: dict[TopicPartition, tuple[PartitionTask[PartitionT, PendingT], asyncio.Task[None]]] = {}
         self._leaving = False
         self._consumer: Any = None
-        self._tasks: asyncio.TaskGroup
+        self._group: asyncio.TaskGroup  # from `join` on
 
     # From start to end.
 
@@ -113,7 +125,7 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
         """
         delay_s = 1.0
         while self._consumer is None and not stop.is_set():
-            client = self._group_consumer()
+            client = self._clients.group_consumer()
             try:
                 if await self._unless(stop, client.start()):
                     self._broker_answers()
@@ -137,20 +149,21 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
             return True
         return False
 
-    def join(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        """Join the group, and return the tasks that go on until they are cancelled; what fails ends `tasks`."""
-        self._tasks = tasks
+    def join(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Join the group, and return the tasks that go on until they are cancelled; what fails ends `group`."""
+        self._group = group
         self._consumer.subscribe([self._settings.input_topic], listener=self)
-        return [tasks.create_task(self._advise()), tasks.create_task(self._watch())]
+        return [group.create_task(self._advise()), group.create_task(self._watch())]
 
     async def leave(self) -> None:
         """Commit once more, let go of every partition, and tell the group where we came to."""
         self._leaving = True
-        await self._let_go(list(self._tenures))
+        await self._let_go(list(self._assigned))
         await self._advise_group()
 
     async def close(self) -> None:
         """Disconnect."""
+        await self._records.close()
         await stop_client(self._consumer)
 
     # What the program's main loop does.
@@ -163,10 +176,10 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
                     timeout_ms=_POLL_MS, max_records=_POLL_RECORDS
                 )
         except (TimeoutError, NoOffsetForPartitionError):
-            return {}  # a partition that has not been taken over yet has no position: `begin` gives it one
+            return {}  # a partition that is not restored yet has no position: `start_reading` gives it one
         except OffsetOutOfRangeError as error:
-            for where in set(error.args[0]) & set(self._tenures):
-                self._tenures[where][0].lose(error)
+            for where in set(error.args[0]) & set(self._assigned):
+                self._assigned[where][0].lose(error)
             return {}
         except UnicodeDecodeError as error:
             # aiokafka gives no record of which a header's name is no text, nor any after it.
@@ -179,7 +192,7 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
             ) from error
         return records
 
-    async def caught_up(self, where: TopicPartition, partition: OwnedT) -> bool:
+    async def caught_up(self, where: TopicPartition, partition: PartitionT) -> bool:
         """Tell whether everything that the newest fetch saw of the partition has been read.
 
         Where nothing has been fetched of late (reading is paused, the broker is away) nobody can tell: lines may be
@@ -208,9 +221,9 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
 
     def wake(self, where: TopicPartition) -> None:
         """Commit soon: something waits."""
-        tenure = self._tenures.get(where)
-        if tenure is not None:
-            tenure[0].wake()
+        assigned = self._assigned.get(where)
+        if assigned is not None:
+            assigned[0].wake()
 
     def pause(self) -> None:
         """Stop fetching; keep polling, so that the group knows we are there."""
@@ -226,150 +239,46 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
         assigned: set[TopicPartition] = self._consumer.assignment()
         return assigned & set(self.partitions)
 
-    # Kafka's clients.
+    def state_format(self) -> int | None:
+        """Return the format in which state is written as of now; None: the one that it is in."""
+        return self._versions.state_format()
 
-    def log_of(self, where: TopicPartition, **producer: object) -> TransactionalLog:
-        """Return the transactional log of an input partition; `producer`: options of its producer beyond the usual."""
-        state = TopicPartition(self._settings.state_topic, where.partition)
-        return TransactionalLog(state, lambda: self._producer(where.partition, producer), self.reader)
+    # What a task needs (`partition_task.Reading`).
 
-    def reader(self) -> Any:  # noqa: ANN401 - aiokafka is untyped
-        """Return a consumer outside the group, not started. Raises `LoginError`."""
-        return AIOKafkaConsumer(
-            **self._settings.kafka.options_of_another(),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            isolation_level="read_committed",
+    async def start_reading(self, where: TopicPartition, partition: PartitionT) -> None:
+        """Read a partition that was restored, from its position on. Raises where it is no longer assigned to us."""
+        await find_position(
+            self._consumer,
+            self._records,
+            where,
+            partition,
+            start=self._settings.start,
+            metrics=self._metrics,
+            input_recreated=partial(self._application.input_recreated, partition),
         )
-
-    def _group_consumer(self) -> Any:  # noqa: ANN401 - aiokafka is untyped
-        settings = self._settings
-        timeout_ms = round(settings.session_timeout_s * 1000)
-        return AIOKafkaConsumer(
-            **settings.kafka.client_options(),
-            group_id=settings.group,
-            group_instance_id=settings.instance_id,
-            enable_auto_commit=False,
-            # Where to begin, and what was lost, is for us to decide and to say.
-            auto_offset_reset="none",
-            # The input may be written in transactions too (loggpt-stream route).
-            isolation_level="read_committed",
-            partition_assignment_strategy=(StickyPartitionAssignor,),
-            session_timeout_ms=timeout_ms,
-            heartbeat_interval_ms=timeout_ms // 10,
-            rebalance_timeout_ms=2 * timeout_ms,
-        )
-
-    def _producer(self, partition: int, more: dict[str, object]) -> Any:  # noqa: ANN401 - aiokafka is untyped
-        settings = self._settings
-        return AIOKafkaProducer(
-            **settings.kafka.options_of_another(),
-            transactional_id=f"{settings.group}-{settings.input_topic}-{partition}",
-            transaction_timeout_ms=round(settings.transaction_timeout_s * 1000),
-            acks="all",
-            compression_type="zstd",
-            linger_ms=1,
-            **more,
-        )
-
-    # What a tenure needs (`tenure.Host`).
-
-    def owner(self, where: TopicPartition, *, small: bool) -> Owner[OwnedT, UnsavedT]:
-        """Return an owner of a partition that has not taken over yet."""
-        return self._program.owner(where, small=small)
-
-    async def begin(self, where: TopicPartition, partition: OwnedT) -> None:
-        """Read a partition that was taken over, from its position on. Raises where it is no longer assigned to us."""
-        await self._find_position(where, partition)
-        async with asyncio.timeout(_ANSWER_WITHIN_S):
+        async with asyncio.timeout(ANSWER_WITHIN_S):
             # Only a member of the group's current generation can commit.
             await self._consumer.commit({where: partition.position})
         self._consumer.seek(where, partition.position)
         self.partitions[where] = partition
-        self._program.began(where, partition)
+        self._application.started(where, partition)
         if not self.paused:
             self._consumer.resume(where)
         self._tell_ready()
 
-    def end(self, where: TopicPartition, partition: OwnedT) -> None:
+    def stop_reading(self, where: TopicPartition, partition: PartitionT) -> None:
         """Read no more of a partition."""
         if self.partitions.get(where) is not partition:
             return
         del self.partitions[where]
-        self._program.ended(where)
+        self._application.stopped(where)
         if where in self._consumer.assignment():
             self._consumer.pause(where)
             self._metrics.partitions_lost.inc()
 
-    def committed(self, where: TopicPartition, unsaved: UnsavedT, took_s: float) -> None:
-        """Count a transaction, and tell the program."""
-        self._committed[where] = unsaved.position
-        self._metrics.transactions.inc()
-        self._metrics.transaction_seconds.observe(took_s)
-        self._metrics.state_bytes.inc(sum(len(message.value) for message in unsaved.state))
-        self._program.committed(unsaved)
-
     def broker_is_up(self) -> bool:
         """Tell whether the broker answered the last question."""
         return self._health.broker_up
-
-    async def _find_position(self, where: TopicPartition, partition: OwnedT) -> None:
-        """Settle where to read on. A gap is never jumped in silence: it is logged what is missing, and counted."""
-        async with asyncio.timeout(_ANSWER_WITHIN_S):
-            start: int = (await self._consumer.beginning_offsets([where]))[where]
-            end: int = (await self._consumer.end_offsets([where]))[where]
-            position = partition.position
-            if position is None:
-                position = await self._consumer.committed(where)
-                if position is None:
-                    position = end if self._settings.start == "latest" else start
-                partition.begin_at(position)
-        if position > end:
-            end = await self._end_again(where, position, end)
-        async with asyncio.timeout(_ANSWER_WITHIN_S):
-            made_anew = position > end or await self._is_another_topic(where, partition)
-        if made_anew:
-            log.error(
-                "input_made_anew",
-                partition=where.partition,
-                position=position,
-                end_offset=end,
-                remedy="nothing to be done: what was open is judged as it is, and the new topic is read from its start",
-            )
-            await self._program.end_of_topic(partition)
-            partition.begin_at(start)
-        elif position < start:
-            log.error(
-                "records_lost",
-                partition=where.partition,
-                from_offset=position,
-                to_offset=start,
-                remedy="longer retention of the input topic, or a daemon that is down for less long",
-            )
-            self._metrics.records_lost.inc(start - position)
-            partition.begin_at(start)
-
-    async def _end_again(self, where: TopicPartition, position: int, end: int) -> int:
-        """Return the end of a partition that seems to be before our position, once more.
-
-        A broker that has lost the partition, and does not know it yet, answers from its past.
-        """
-        for _ in range(_ASK_AGAIN):
-            if position <= end:
-                break
-            await asyncio.sleep(_ASK_AGAIN_AFTER_S)
-            async with asyncio.timeout(_ANSWER_WITHIN_S):
-                await self._consumer._client.force_metadata_update()  # noqa: SLF001 - aiokafka offers no other way
-                end = (await self._consumer.end_offsets([where]))[where]
-        return end
-
-    async def _is_another_topic(self, where: TopicPartition, partition: OwnedT) -> bool:
-        """Tell whether the record before the position is not the one that was read there."""
-        if partition.last_record is None:
-            return False
-        offset, timestamp_ms = partition.last_record
-        return await self._program.timestamp_ms(where, offset) not in (None, timestamp_ms)
 
     # What goes on beside the main loop.
 
@@ -381,24 +290,24 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
     async def _advise_group(self) -> None:
         """Commit the positions to the group as well: lag tools look there. Nothing depends on it."""
         assigned = self._consumer.assignment()
-        known = {where: offset for where, offset in self._committed.items() if where in assigned}
-        if not known:
+        new = {where: offset for where, offset in self.committed.items() if where in assigned}
+        if not new:
             return
         try:
-            async with asyncio.timeout(_ANSWER_WITHIN_S):
-                await self._consumer.commit(known)
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                await self._consumer.commit(new)
         except (KafkaError, TimeoutError) as error:
             log.info("group_not_advised", error=repr(error))
         else:
-            for where, offset in known.items():
-                if self._committed.get(where) == offset:
-                    del self._committed[where]
+            for where, offset in new.items():
+                if self.committed.get(where) == offset:
+                    del self.committed[where]
 
     async def _watch(self) -> None:
         """Ask the broker for the partitions' ends: the lag, and whether it answers at all."""
         while True:
             try:
-                async with asyncio.timeout(_ANSWER_WITHIN_S):
+                async with asyncio.timeout(ANSWER_WITHIN_S):
                     if self.partitions:
                         ends = await self._consumer.end_offsets(list(self.partitions))
                     elif self._settings.input_topic in await self._consumer.topics():
@@ -417,8 +326,8 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
     def _see_progress(self, ends: dict[TopicPartition, int], now_s: float) -> None:
         """Measure the lag, and tell the liveness probe what gets on. `ends`: none where the broker did not answer."""
         progress, answers = self._health.progress, self._health.broker_up
-        progress.keep_only(self._tenures)
-        for where in self._tenures:
+        progress.keep_only(self._assigned)
+        for where in self._assigned:
             partition, end = self.partitions.get(where), ends.get(where)
             position = None if partition is None else partition.position
             waits = answers and partition is None
@@ -469,6 +378,8 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
         """Have each partition taken over (aiokafka's callback; no heartbeat is sent while it runs)."""
         # Until it is known where to begin, nothing may be read.
         self._consumer.pause(*assigned)
+        # Before anything is taken over: its state may have to be written so that others can read it.
+        await self._versions.ask(self._settings.kafka, self._settings.group)
         if self._leaving:
             return  # on our way out: nobody would end what began now
         await self._let_go(assigned)
@@ -477,26 +388,43 @@ class Membership(ConsumerRebalanceListener, Generic[OwnedT, UnsavedT]):  # type:
         self._metrics.lag.clear()
         log.info("partitions_assigned", partitions=sorted(where.partition for where in assigned))
         for where in sorted(assigned):
-            tenure = Tenure[OwnedT, UnsavedT](
-                where,
-                self,
-                interval_s=self._settings.commit_interval_s,
-                commit_within_s=_COMMIT_SHARE * self._settings.transaction_timeout_s,
-            )
-            self._tenures[where] = tenure, self._tasks.create_task(tenure.run())
+            task = self._new_task(where)
+            self._assigned[where] = task, self._group.create_task(task.run())
         self._tell_ready()
+
+    def _new_task(self, where: TopicPartition) -> PartitionTask[PartitionT, PendingT]:
+        settings = self._settings
+        options = TaskOptions(
+            interval_s=settings.commit_interval_s,
+            commit_within_s=_COMMIT_SHARE * settings.transaction_timeout_s,
+        )
+        return PartitionTask(
+            where,
+            new_changelog=partial(
+                Changelog,
+                f"{settings.group} {settings.input_topic}",
+                self._application.state_formats,
+                self.state_format,
+            ),
+            new_partition=self._application.new_partition,
+            open_log=partial(self._clients.log_of, where.partition),
+            publisher=self._publisher,
+            reading=self,
+            metrics=self._metrics,
+            options=options,
+        )
 
     async def _let_go(self, revoked: Collection[TopicPartition]) -> None:
         """Commit once more, without waiting for what is under way, and forget: the next owner finds the state."""
-        ended = {where: self._tenures.pop(where) for where in revoked if where in self._tenures}
-        for tenure, _ in ended.values():
-            tenure.end()
-        tasks = [task for _, task in ended.values()]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=_LET_GO_WITHIN_S)
-            for task in late:
-                task.cancel()
+        closed = {where: self._assigned.pop(where) for where in revoked if where in self._assigned}
+        for task, _ in closed.values():
+            task.close()
+        running = [run for _, run in closed.values()]
+        if running:
+            _, late = await asyncio.wait(running, timeout=_LET_GO_WITHIN_S)
+            for run in late:
+                run.cancel()
 
     def _tell_ready(self) -> None:
-        if all(where in self.partitions for where in self._tenures):
+        if all(where in self.partitions for where in self._assigned):
             self._health.partitions = len(self.partitions)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
 from loggpt_stream.errors import UserError
-from loggpt_stream.kafka.login import Certificates, LoginError, SecretFile, TokenCommand, TokenFile, install
-from loggpt_stream.logs import LogFormat
+from loggpt_stream.kafka.changelog import STATE_FORMAT
 from loggpt_stream.settings import ENV_NESTED, ENV_PREFIX, Section, Settings
+from loggpt_stream.terminal import LogFormat
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 class KafkaSettings(Section):
@@ -49,7 +52,7 @@ class KafkaSettings(Section):
             self._one_of("token_file", "token_command", wanted=token)
             self._one_of("password", "password_file", wanted=not token, also=() if token else ("username",))
             if self.token_command:
-                TokenCommand(self.token_command.get_secret_value())
+                _login().TokenCommand(self.token_command.get_secret_value())
         for name in ("ca_file", "certificate_file", "key_file"):
             if getattr(self, name) and not self.security_protocol.endswith("SSL"):
                 raise ValueError(
@@ -84,6 +87,7 @@ class KafkaSettings(Section):
         What files hold is read again by each connection that a client makes later. Raises `UserError` for a file that
         cannot be used now.
         """
+        login = _login()
         options: dict[str, Any] = {
             "bootstrap_servers": self.bootstrap,
             "security_protocol": self.security_protocol,
@@ -92,11 +96,12 @@ class KafkaSettings(Section):
         if self.security_protocol.startswith("SASL"):
             options["sasl_mechanism"] = self.sasl_mechanism
             try:
-                options |= self._login()
-            except LoginError as error:
+                options |= self._login_options()
+            except login.LoginError as error:
                 raise UserError(str(error)) from None
         if self.security_protocol.endswith("SSL"):
-            options["ssl_context"] = Certificates(self.ca_file, self.certificate_file, self.key_file).context()
+            certificates = login.Certificates(self.ca_file, self.certificate_file, self.key_file)
+            options["ssl_context"] = certificates.context()
         return options
 
     def options_of_another(self) -> dict[str, Any]:
@@ -107,47 +112,48 @@ class KafkaSettings(Section):
         try:
             return self.client_options()
         except UserError as error:
-            raise LoginError(str(error)) from None
+            raise _login().LoginError(str(error)) from None
 
-    def _login(self) -> dict[str, Any]:
-        install()
+    def _login_options(self) -> dict[str, Any]:
+        login = _login()
+        login.install()
         if self.token_file:
-            SecretFile("kafka.token_file", self.token_file).read()
-            return {"sasl_oauth_token_provider": TokenFile(self.token_file)}
+            login.SecretFile("kafka.token_file", self.token_file).read()
+            return {"sasl_oauth_token_provider": login.TokenFile(self.token_file)}
         if self.token_command:
-            return {"sasl_oauth_token_provider": TokenCommand(self.token_command.get_secret_value())}
-        password: SecretFile | str | None = self.password.get_secret_value() if self.password else None
+            return {"sasl_oauth_token_provider": login.TokenCommand(self.token_command.get_secret_value())}
+        password: Any = self.password.get_secret_value() if self.password else None
         if self.password_file:
-            password = SecretFile("kafka.password_file", self.password_file)
+            password = login.SecretFile("kafka.password_file", self.password_file)
             password.read()
         return {"sasl_plain_username": self.username, "sasl_plain_password": password}
+
+
+def _login() -> ModuleType:
+    """Return the module that logs in. It loads aiokafka, and settings are read and checked without that."""
+    from loggpt_stream.kafka import login  # noqa: PLC0415 - see above
+
+    return login
 
 
 def _variable(name: str) -> str:
     return f"{ENV_PREFIX}KAFKA{ENV_NESTED}{name.upper()}"
 
 
-class MemberSettings(Settings):
-    """A process that reads a topic as one of a group, and keeps in another topic how far it is and what is open."""
+class ConnectionSettings(Settings):
+    """Settings of a command that talks to Kafka."""
 
     kafka: KafkaSettings = KafkaSettings()
+
+
+class PlacementSettings(ConnectionSettings):
+    """What a member of a group finds around it: Kafka, its topics, the group, and the port that it serves."""
+
     input_topic: str
     state_topic: str
     group: str
-    instance_id: str | None = Field(
-        None, description="name of this process in the group, for static membership: a restart is no rebalance (none)"
-    )
-    session_timeout_s: float = Field(
-        30.0, ge=1, description="the group gives a silent process's partitions to others after so many seconds"
-    )
     start: Literal["earliest", "latest"] = Field("earliest", description="where a new group begins")
-    commit_interval_s: float
-    transaction_timeout_s: float = Field(
-        15.0, ge=3, description="an unfinished transaction is undone by the broker after so many seconds"
-    )
     http_host: str = Field("0.0.0.0", description="address of /metrics and /health")  # noqa: S104 - a service's port
-    log_format: LogFormat = Field("auto", description="console, json, or auto (console on a terminal)")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log event shown")
 
     @model_validator(mode="after")
     def _a_topic_for_each_purpose(self) -> Self:
@@ -168,3 +174,27 @@ class MemberSettings(Settings):
     @abstractmethod
     def creation(self, role: str) -> str:
         """Return the command of ours that creates the missing topic of a role, as `topics` names it."""
+
+
+class MemberSettings(PlacementSettings):
+    """A process that reads a topic as one of a group, and keeps in another topic how far it is and what is open."""
+
+    instance_id: str | None = Field(
+        None, description="name of this process in the group, for static membership: a restart is no rebalance (none)"
+    )
+    session_timeout_s: float = Field(
+        30.0, ge=1, description="the group gives a silent process's partitions to others after so many seconds"
+    )
+    commit_interval_s: float
+    transaction_timeout_s: float = Field(
+        15.0, ge=3, description="an unfinished transaction is undone by the broker after so many seconds"
+    )
+    state_format: int | None = Field(
+        None,
+        ge=1,
+        le=STATE_FORMAT,
+        description="format of the state that is written: 1 before going back to version 0.1.0 (the newest that every "
+        "member of the group reads)",
+    )
+    log_format: LogFormat = Field("auto", description="console, json, or auto (console on a terminal)")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log event shown")

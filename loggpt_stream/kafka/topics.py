@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from aiokafka.admin.config_resource import ConfigResourceType
@@ -25,33 +24,16 @@ from aiokafka.protocol.admin import DescribeConfigsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 from loggpt_stream.kafka.connection import NotYetError
+from loggpt_stream.kafka.finding import Finding, Level
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
-    from loggpt_stream.kafka.settings import KafkaSettings, MemberSettings
+    from loggpt_stream.kafka.settings import KafkaSettings, PlacementSettings
 
 ANSWER_WITHIN_S: Final = 15.0
 _ADDRESS_WITHIN_S: Final = 5.0
 POLICY: Final = "cleanup.policy"
-
-
-class Level(StrEnum):
-    """How a check ended. Only a failure keeps the daemon from its work."""
-
-    OK = "ok"
-    WARNING = "warn"
-    FAILURE = "FAIL"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check: how it ended, what was found, and what to do if that is not as it should be."""
-
-    check: str
-    level: Level
-    found: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +127,7 @@ async def _configs(client: Any, names: Iterable[str], node: int) -> dict[str, di
     return found
 
 
-def must_hold(settings: MemberSettings, cluster: Cluster) -> Iterator[Finding]:
+def must_hold(settings: PlacementSettings, cluster: Cluster) -> Iterator[Finding]:
     """Yield what keeps the daemon from starting: topics that are missing, or a state topic that cannot keep state."""
     for role, name in settings.topics().items():
         if name in cluster.hidden:
@@ -162,7 +144,7 @@ def must_hold(settings: MemberSettings, cluster: Cluster) -> Iterator[Finding]:
     yield from _state_fits(settings, cluster)
 
 
-def _leaderless(settings: MemberSettings, cluster: Cluster) -> Iterator[Finding]:
+def _leaderless(settings: PlacementSettings, cluster: Cluster) -> Iterator[Finding]:
     for role, name in settings.topics().items():
         topic = cluster.topics.get(name)
         if topic is not None and topic.leaderless:
@@ -174,7 +156,7 @@ def _leaderless(settings: MemberSettings, cluster: Cluster) -> Iterator[Finding]
             )
 
 
-def _creation(settings: MemberSettings, role: str, name: str, cluster: Cluster) -> str:
+def _creation(settings: PlacementSettings, role: str, name: str, cluster: Cluster) -> str:
     told = f"kafka-topics.sh --bootstrap-server {settings.kafka.bootstrap} --create --topic {name}"
     if role in ("input topic", "output topic"):
         told += " --partitions N"
@@ -185,7 +167,7 @@ def _creation(settings: MemberSettings, role: str, name: str, cluster: Cluster) 
     return f"{settings.creation(role)} with the same settings, or {told}"
 
 
-def _state_fits(settings: MemberSettings, cluster: Cluster) -> Iterator[Finding]:
+def _state_fits(settings: PlacementSettings, cluster: Cluster) -> Iterator[Finding]:
     state, source = cluster.topics.get(settings.state_topic), cluster.topics.get(settings.input_topic)
     if state is None:
         return
@@ -214,7 +196,7 @@ def _state_fits(settings: MemberSettings, cluster: Cluster) -> Iterator[Finding]
         )
 
 
-def alter_config(settings: MemberSettings, topic: str, config: str) -> str:
+def alter_config(settings: PlacementSettings, topic: str, config: str) -> str:
     """Return the command that sets a topic's configuration."""
     return (
         f"kafka-configs.sh --bootstrap-server {settings.kafka.bootstrap} --alter --entity-type topics "
@@ -222,7 +204,7 @@ def alter_config(settings: MemberSettings, topic: str, config: str) -> str:
     )
 
 
-async def refusal(settings: MemberSettings) -> str | None:
+async def refusal(settings: PlacementSettings) -> str | None:
     """Return why the daemon must not start reading, in the doctor's words, a finding a line; None where it may.
 
     Raises `KafkaError`, `OSError` or `TimeoutError` where the broker does not answer, and where brokers are away that

@@ -105,9 +105,12 @@ class TransactionalLog:
         """Raise `ProducerFenced` where another owner has come, `KafkaError` or `OSError` where nobody knows."""
         await self._barrier()
 
-    async def commit(self, outgoing: Iterable[Outgoing | Bulk]) -> None:
-        """Write all of it, or nothing. Raises `KafkaError` or `OSError`: then nobody knows which of the two."""
-        await self._commit(outgoing)
+    async def commit(self, outgoing: Iterable[Outgoing | Bulk], state: Iterable[Message]) -> None:
+        """Write all of it, or nothing: `state` to the state partition.
+
+        Raises `KafkaError` or `OSError`: then nobody knows which of the two.
+        """
+        await self._commit([*outgoing, *(self._of_state(message) for message in state)])
 
     async def close(self) -> None:
         """Let go of the producer; an open transaction is left to the next owner, or to its time limit."""
@@ -116,12 +119,14 @@ class TransactionalLog:
             await self._stop(producer)
 
     async def _barrier(self) -> Any:  # noqa: ANN401 - aiokafka is untyped
-        barrier = Outgoing(self._state.topic, Message(BARRIER, uuid.uuid4().bytes, ()), self._state.partition)
-        (written,) = await self._commit([barrier])
+        (written,) = await self._commit([self._of_state(Message(BARRIER, uuid.uuid4().bytes, ()))])
         if written.offset < 0:
             # aiokafka takes a batch that the broker has already for written, and may not know where.
             raise KafkaError("it is not known where the barrier stands")
         return written
+
+    def _of_state(self, message: Message) -> Outgoing:
+        return Outgoing(self._state.topic, message, self._state.partition)
 
     async def _commit(self, outgoing: Iterable[Outgoing | Bulk]) -> list[Any]:
         try:

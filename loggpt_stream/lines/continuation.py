@@ -63,7 +63,7 @@ class Parent:
     not its continuation).
     session: a weak reference. Thousands of writers are remembered, and a closed session must not live on for them.
     key: where its record went, for those who sort records and gather no sessions. unsaved: it is not stored yet (see
-    `lines.journal`).
+    `lines.session_changes`).
     """
 
     writer: Writer

@@ -62,7 +62,7 @@ class Session:
     was created (epoch seconds), if there was one.
     outdated: True where some of its lines were masked by rules that are no longer in use; it is never judged.
     saved: how many of its lines are in the state topic, and what it was like then; unsaved: whether anything was added
-    since (see `lines.journal`).
+    since (see `lines.session_changes`).
     """
 
     key: str

@@ -36,10 +36,10 @@ from loggpt_stream.lines.tables import NEVER, Tables, Tombstone
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from loggpt_stream.lines.journal import Journal
     from loggpt_stream.lines.masks import Masks
     from loggpt_stream.lines.record import Event
     from loggpt_stream.lines.rules import SessionRules
+    from loggpt_stream.lines.session_changes import SessionChanges
     from loggpt_stream.lines.tables import Key
 
 # Raw texts of quiet sessions are dropped from this share of the memory on, down to that; not again before it has grown.
@@ -67,12 +67,12 @@ class Sessionizer:
         max_open_sessions: int = 100_000,
         max_open_lines: int = 2_000_000,
         max_open_bytes: int = 2**40,
-        journal: Journal | None = None,
+        changes: SessionChanges | None = None,
         tables: Tables | None = None,
     ) -> None:
         """Start with no open session, or with what `tables` hold. The limits hold for this partition alone.
 
-        journal: is told of every change, where somebody wants to store them.
+        changes: is told of every change, where somebody wants to store them.
         """
         self.rules = rules
         self.max_open_sessions = max_open_sessions
@@ -83,7 +83,7 @@ class Sessionizer:
         # Offset of the newest record of which an open session got something.
         self.newest_line = -1
         self._masks = masks
-        self._journal = journal
+        self._changes = changes
         # Memory of the open sessions after raw texts were dropped, while that is recent.
         self._spared_bytes = 0.0
         self._grace_s = min(rules.grace_s, rules.idle_gap_s)
@@ -217,8 +217,8 @@ class Sessionizer:
                 line.tail = self._masks.mask(parent.reader.exception)
             self._extend(session, line, fragment.message)
             self.tables.parents.touch(parent)
-            if self._journal:
-                self._journal.rewrote(session, parent.line)
+            if self._changes:
+                self._changes.rewrote(session, parent.line)
         return True
 
     def _extend(self, session: Session, line: Line, text: str) -> None:
@@ -261,8 +261,8 @@ class Sessionizer:
         if known in (instance, SEVERAL):
             return
         self.tables.link(request, linked_with(known, instance))
-        if self._journal:
-            self._journal.linked(request)
+        if self._changes:
+            self._changes.linked(request)
 
     def _open(self, key: Key, event: Event, offset: int) -> Session:
         kind, name = key
@@ -355,8 +355,8 @@ class Sessionizer:
 
     def _closed(self, sessions: list[Session]) -> list[Session]:
         """Return sessions that closed, in the order in which they count as closed."""
-        if self._journal:
-            self._journal.closed(sessions)
+        if self._changes:
+            self._changes.closed(sessions)
         return sessions
 
 

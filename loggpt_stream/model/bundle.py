@@ -35,6 +35,7 @@ from loggpt_stream.lines.masks import MaskRule, Masks
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.calibration import Calibration
 from loggpt_stream.model.line_frequencies import LineFrequencies
+from loggpt_stream.model.manifest import MANIFEST, require_bundle
 from loggpt_stream.model.scoring import Scorer
 from loggpt_stream.model.sequence import Passes
 from loggpt_stream.model.tokenizer import END, PAD, LineTokenizer
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 FORMAT: Final = 2
-MANIFEST: Final = "loggpt.json"
 SIGNATURE: Final = f"{MANIFEST}.sig"
 _SESSIONS: Final = "sessions.safetensors"
 _LINES: Final = "lines.json"
@@ -246,17 +246,21 @@ def _seal(
 
 
 def _manifest(path: Path, key: Path | None = None) -> dict[str, Any]:
+    require_bundle(path)
     try:
         content = (path / MANIFEST).read_bytes()
         if key is not None:
             _verify_signature(path, content, key)
         manifest = orjson.loads(content)
-    except FileNotFoundError:
-        raise BundleError(
-            f"There is no bundle at {path} (no {MANIFEST}). Run: loggpt-train --out {path} INPUT"
-        ) from None
     except (OSError, orjson.JSONDecodeError) as error:
         raise BundleError(f"{path / MANIFEST} cannot be read ({error}). Train and calibrate again.") from error
+    if isinstance(manifest, dict) and isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
+        versions = manifest.get("versions")
+        writer = versions.get("loggpt-stream", "?") if isinstance(versions, dict) else "?"
+        raise BundleError(
+            f"{path} is a bundle of format {manifest['format']}, which loggpt-stream {writer} wrote; this is "
+            f"{__version__}, which reads format {FORMAT}. Run {writer} or newer, or train and calibrate with this one."
+        )
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BundleError(f"{path} is not a bundle of format {FORMAT}. Train and calibrate with this version.")
     return manifest

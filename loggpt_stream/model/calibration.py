@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 import orjson
 
 from loggpt_stream.lines.names import WireName
-from loggpt_stream.model.drift import DriftMode, DriftMonitor, EarlyMonitor
+from loggpt_stream.model.drift import DriftMonitor, EarlyMonitor
+from loggpt_stream.model.drift_mode import DriftMode
 from loggpt_stream.model.statistics import LENGTH, AnyScale, scales_from_json, scales_to_json, slack, surprises
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class Verdict:
         return self.score is not None and self.threshold is not None and self.score > self.threshold
 
     @property
-    def name(self) -> str:
-        """Return the verdict in one word, for counting: `anomalous`, `normal`, or why it was not judged."""
+    def outcome(self) -> str:
+        """Return the verdict in a word, for counting: `anomalous`, `normal`, or why the session was not judged."""
         return "anomalous" if self.anomalous else self.unjudged or "normal"
 
 

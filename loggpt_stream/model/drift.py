@@ -17,11 +17,11 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from loggpt_stream.model.drift_mode import DriftMode
 from loggpt_stream.model.statistics import slack
 
 if TYPE_CHECKING:
@@ -45,14 +45,6 @@ STANDARD_ERRORS: Final = 3.0
 
 # Unconfirmed early alerts in the window that holds the promised share of them. Fewer follow faster, and overshoot more.
 UNCONFIRMED: Final = 5
-
-
-class DriftMode(StrEnum):
-    """What is done about drift: nothing, measuring it, or measuring it and moving the threshold too."""
-
-    OFF = "off"
-    WATCH = "watch"
-    ADAPT = "adapt"
 
 
 class DriftMonitor:

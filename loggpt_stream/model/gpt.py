@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from loggpt_stream.errors import UserError
 
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """Size of the GPT. context_tokens is the longest window it reads; dropout is used in training only."""
-
-    layers: int = 2
-    width: int = 128
-    heads: int = 4
-    context_tokens: int = 512
-    dropout: float = 0.1
+if TYPE_CHECKING:
+    from loggpt_stream.model.shape import ModelShape
 
 
 def new_model(shape: ModelShape, *, vocabulary_size: int, end_id: int) -> GPT2LMHeadModel:

@@ -87,7 +87,7 @@ class LineTokenizer:
         self.log_id = self._id(LOG)
         self.end_id = self._id(END)
         self.line_set_id = self._id(LINE_SET)
-        self.kind_ids = {kind: self._id(token) for kind, token in KIND_TOKENS.items()}
+        self.kind_ids: dict[str, int] = {kind: self._id(token) for kind, token in KIND_TOKENS.items()}
         self._memo: dict[str, tuple[int, ...]] = {}
 
     @property

@@ -8,16 +8,33 @@ goes with the instance for as long as it is remembered, and the sessionizer ther
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from loggpt_stream.lines.columns import Table, rows, table
 from loggpt_stream.lines.continuation import Parent, Parents, TracebackReader, stands_alone
 from loggpt_stream.lines.keys import SEVERAL, key_of, link_of, linked_with, request_of, window_of
 from loggpt_stream.lines.tables import MAX_LINKS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from loggpt_stream.lines.record import Event
+
+
+# What is stored, as tables (`lines.columns`): their fields, with what holds where a field is absent. This is format 2;
+# what was written in format 1 is converted before it comes here (`route.state_formats`).
+LINKS: Final = {"request": "", "instance": ""}
+PARENTS: Final = {
+    "source": "",
+    "process": "",
+    "logger": "",
+    "time_s": 0.0,
+    "key": "",
+    "in_frames": 0,
+    "session_id": None,
+    "headerless": 0,
+    "newest": 0,
+}
 
 
 class Choice(NamedTuple):
@@ -84,32 +101,34 @@ class Keys:
 
     def changes(self) -> dict[str, Any]:
         """Return what changed since somebody last asked, as JSON-ready values."""
-        links = [[each, self._instance_of_request.get(each, SEVERAL)] for each in self._linked]
-        parents = [self._written(each) for each in self._parents.unsaved()]
-        self._forget()
-        return {"links": links, "parents": parents}
+        links = [(each, self._instance_of_request.get(each, SEVERAL)) for each in self._linked]
+        return self._stored(links, self._parents.unsaved())
 
     def everything(self) -> dict[str, Any]:
         """Return all that later keys depend on, likewise."""
-        links = [list(each) for each in self._instance_of_request.items()]
-        parents = [self._written(each) for each in self._parents]
-        self._forget()
-        return {"links": links, "parents": parents}
+        return self._stored(self._instance_of_request.items(), self._parents)
 
     def apply(self, change: dict[str, Any]) -> None:
-        """Take in what `changes` or `everything` returned. Raises `KeyError`, `TypeError` or `ValueError` else."""
-        for request, instance in change["links"]:
+        """Take in what `changes` or `everything` returned. Raises `IndexError`, `TypeError` or `ValueError` else."""
+        for request, instance in rows(LINKS, change.get("links", {})):
             self._put_link(request, instance)
-        for source, process, logger, time_s, key, in_frames, session_id, headerless, newest in change["parents"]:
+        for *event, key, in_frames, session_id, headerless, newest in rows(PARENTS, change.get("parents", {})):
+            source, process, logger, time_s = event
             reader = TracebackReader()
             reader.in_frames = bool(in_frames)
             parent = Parent((source, process, logger), time_s, None, 0, reader, session_id, bool(headerless), key)
             self._parents.put(parent, newest=bool(newest))
         self._forget()
 
-    def _written(self, parent: Parent) -> list[Any]:
-        flags = [int(parent.headerless), int(self._parents.is_newest(parent))]
-        return [*parent.writer, parent.time_s, parent.key, int(parent.reader.in_frames), parent.session_id, *flags]
+    def _stored(self, links: Iterable[tuple[str, str]], parents: Iterable[Parent]) -> dict[str, Table]:
+        tables = {"links": table(LINKS, links), "parents": table(PARENTS, map(self._written, parents))}
+        self._forget()
+        return {name: each for name, each in tables.items() if each}
+
+    def _written(self, parent: Parent) -> tuple[Any, ...]:
+        """Return a row of PARENTS."""
+        flags = (int(parent.headerless), int(self._parents.is_newest(parent)))
+        return (*parent.writer, parent.time_s, parent.key, int(parent.reader.in_frames), parent.session_id, *flags)
 
     def _forget(self) -> None:
         self._linked.clear()

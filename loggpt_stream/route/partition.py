@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loggpt_stream.kafka.changelog import applied
+from loggpt_stream.kafka.changelog import applied, place_of
+from loggpt_stream.kafka.partition_task import PendingCommit
 from loggpt_stream.kafka.transactions import Stamped
 from loggpt_stream.lines.decode import ABOUT_SEVERAL, decode
 from loggpt_stream.lines.record import UndecodableError
@@ -15,22 +16,19 @@ from loggpt_stream.route.keys import Keys
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loggpt_stream.kafka.changelog import Change, Ledger
+    from loggpt_stream.kafka.changelog import Change, Changelog
     from loggpt_stream.lines.record import Record
     from loggpt_stream.lines.shapes import Shape
-    from loggpt_stream.message import Message
 
 
 @dataclass(frozen=True, slots=True)
-class Unsaved:
-    """What goes into one transaction: the records up to `position` that are not in the output topic yet.
+class RecordCommit(PendingCommit):
+    """The records up to `position` that are not in the output topic yet.
 
-    state: records for the state topic. size_bytes: of the values. kinds, undecodable: how many records had which kind
+    size_bytes: of the values. kinds, undecodable: how many records had which kind
     of key, or no event, and why. mixed: how many hold lines of several sessions.
     """
 
-    position: int
-    state: list[Message]
     records: list[Stamped]
     size_bytes: int
     kinds: Counter[str]
@@ -45,18 +43,21 @@ class RoutedPartition:
     for a transaction. dropped: set once the partition is lost.
     """
 
-    def __init__(self, topic: str, number: int, order: Sequence[str], shape: Shape | None, ledger: Ledger) -> None:
+    def __init__(
+        self, topic: str, number: int, order: Sequence[str], shape: Shape | None, changelog: Changelog
+    ) -> None:
         """Start with nothing read. `order`: of keys, as in the session rules. shape: see `decode`.
 
-        `ledger` is at the end of what `restore` will be given.
+        `changelog` is at the end of what `restore` will be given.
         """
+        self.number = number
         self.position: int | None = None
         self.last_record: tuple[int, int] | None = None
         self.dropped = False
         self.waiting_bytes = 0
         self._origin = ("loggpt_route_topic", topic.encode()), ("loggpt_route_partition", b"%d" % number)
         self._shape = shape
-        self._ledger = ledger
+        self._changelog = changelog
         self._keys = Keys(order)
         self._owes = False
         self._begin_batch()
@@ -77,8 +78,7 @@ class RoutedPartition:
         """Go on where `changes` end: a snapshot and what came after it. Raises `UserError` where they do not fit."""
         applied(changes, self._keys.apply)
         if changes:
-            newest = changes[-1]
-            self.position, self.last_record = newest["position"], tuple(newest["last_record"] or ()) or None
+            self.position, self.last_record = place_of(changes[-1])
 
     def begin_at(self, position: int) -> None:
         """Read on at `position`, which is not where it was: a new group, or records that are gone."""
@@ -110,18 +110,20 @@ class RoutedPartition:
         self.last_record = record.offset, timestamp_ms
         self._owes = True
 
-    def take(self) -> Unsaved | None:
+    def take(self) -> RecordCommit | None:
         """Return all that is not in Kafka yet, as of now; None where there is nothing.
 
         From here on it counts as written. Where that fails, this object is of no more use: restore another one.
         """
-        if not self._owes or self.position is None:
+        if not (self._owes or self._changelog.format_due) or self.position is None:
             return None
-        snapshot = self._ledger.snapshot_due
+        snapshot = self._changelog.snapshot_due
         change = self._keys.everything() if snapshot else self._keys.changes()
-        change |= {"position": self.position, "last_record": self.last_record}
-        state = self._ledger.write(change, snapshot=snapshot)
-        unsaved = Unsaved(
+        change["position"] = self.position
+        if self.last_record is not None:
+            change["last_record"] = dict(zip(("offset", "timestamp_ms"), self.last_record, strict=True))
+        state = self._changelog.write(change, snapshot=snapshot)
+        pending = RecordCommit(
             self.position,
             state,
             self._records,
@@ -132,4 +134,4 @@ class RoutedPartition:
         )
         self._begin_batch()
         self._owes = False
-        return unsaved
+        return pending

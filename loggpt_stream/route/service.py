@@ -12,21 +12,22 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.kafka.clients import Clients
 from loggpt_stream.kafka.health import Health, serve
 from loggpt_stream.kafka.membership import Membership
-from loggpt_stream.kafka.owner import Owner
 from loggpt_stream.kafka.record_reader import RecordReader
-from loggpt_stream.kafka.transactions import Bulk, Outgoing
+from loggpt_stream.kafka.transactions import Bulk
 from loggpt_stream.lines.record import as_record
 from loggpt_stream.lines.shapes import known_shape
 from loggpt_stream.logs import get_logger
 from loggpt_stream.route.metrics import RouteMetrics
-from loggpt_stream.route.partition import RoutedPartition, Unsaved
+from loggpt_stream.route.partition import RecordCommit, RoutedPartition
+from loggpt_stream.route.state_formats import STATE_FORMATS
 
 if TYPE_CHECKING:
     from aiokafka import TopicPartition
 
+    from loggpt_stream.kafka.changelog import Changelog
     from loggpt_stream.kafka.membership import Clock
     from loggpt_stream.route.settings import RouteSettings
 
@@ -42,14 +43,26 @@ _LOOK_AGAIN_S: Final = 0.02
 class Router:
     """One process of the consumer group, from start to SIGTERM."""
 
+    state_formats = STATE_FORMATS
+
     def __init__(self, settings: RouteSettings, clock: Clock = time.time) -> None:
         """Start outside the group."""
         self.settings = settings
         self.metrics = RouteMetrics()
         self.health = Health(last_turn_s=clock())
         self._clock = clock
-        self._group = Membership[RoutedPartition, Unsaved](settings, self, self.metrics, self.health, clock)
-        self._input = RecordReader(settings.input_topic, self._group.reader)
+        clients = Clients(settings, {"max_batch_size": _BATCH_BYTES})
+        records = RecordReader(settings.input_topic, clients.reader)
+        self._group = Membership[RoutedPartition, RecordCommit](
+            settings,
+            clients,
+            records,
+            application=self,
+            publisher=self,
+            metrics=self.metrics,
+            health=self.health,
+            clock=clock,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then commit. Raises what ends the router otherwise."""
@@ -65,7 +78,6 @@ class Router:
                 output_topic=settings.output_topic,
             )
             lifetimes.push_async_callback(self._group.close)
-            lifetimes.push_async_callback(self._input.close)
             if not await self._group.connect(stop):
                 return
             async with asyncio.TaskGroup() as tasks:
@@ -79,7 +91,7 @@ class Router:
             log.info("route_stopped")
 
     async def _read(self, stop: asyncio.Event) -> None:
-        """Read, and choose keys, until `stop`: the main loop. Each partition's tenure commits beside it."""
+        """Read, and choose keys, until `stop`: the main loop. Each partition's task commits beside it."""
         while not stop.is_set():
             for where, records in (await self._group.poll()).items():
                 partition = self._group.partitions.get(where)
@@ -109,41 +121,40 @@ class Router:
                 self._group.wake(where)
             await asyncio.sleep(_LOOK_AGAIN_S)
 
-    # What a membership needs (`membership.Program`).
+    # What a membership needs (`membership.Application`).
 
-    def owner(self, where: TopicPartition, *, small: bool) -> Owner[RoutedPartition, Unsaved]:  # noqa: ARG002 - a record is as small as it came
-        """Return an owner of a partition that has not taken over yet."""
-        settings = self.settings
-        ledger = Ledger(f"{settings.group} {settings.input_topic}")
-        partition = RoutedPartition(
-            where.topic, where.partition, settings.key_order, known_shape(settings.shape), ledger
-        )
+    def new_partition(self, where: TopicPartition, changelog: Changelog) -> RoutedPartition:
+        """Return the state of a partition of which nothing is known yet."""
+        shape = known_shape(self.settings.shape)
+        return RoutedPartition(where.topic, where.partition, self.settings.key_order, shape, changelog)
 
-        async def compose(unsaved: Unsaved) -> list[Outgoing | Bulk]:
-            state = [Outgoing(settings.state_topic, message, where.partition) for message in unsaved.state]
-            return [Bulk(settings.output_topic, unsaved.records, without_key=where.partition), *state]
-
-        return Owner(self._group.log_of(where, max_batch_size=_BATCH_BYTES), ledger, partition, compose)
-
-    async def timestamp_ms(self, where: TopicPartition, offset: int) -> int | None:
-        """Return the timestamp of an input record, or None where there is none at this offset."""
-        return await self._input.timestamp_ms(where.partition, offset)
-
-    async def end_of_topic(self, partition: RoutedPartition) -> None:
+    async def input_recreated(self, partition: RoutedPartition) -> None:
         """Do nothing: of a topic that is no more, nothing is left to be done."""
 
-    def began(self, where: TopicPartition, partition: RoutedPartition) -> None:
+    def started(self, where: TopicPartition, partition: RoutedPartition) -> None:
         """Say that a partition is ours."""
         log.info("partition_taken_over", partition=where.partition, position=partition.position)
 
-    def ended(self, where: TopicPartition) -> None:
+    def stopped(self, where: TopicPartition) -> None:
         """Do nothing: partitions share no limits but the one of `_room`."""
 
-    def committed(self, unsaved: Unsaved) -> None:
+    # What a task needs (`partition_task.Publisher`).
+
+    async def compose(
+        self,
+        partition: RoutedPartition,
+        pending: RecordCommit,
+        *,
+        small: bool,  # noqa: ARG002 - a record is as small as it came
+    ) -> list[Bulk]:
+        """Return the records of the transaction."""
+        return [Bulk(self.settings.output_topic, pending.records, without_key=partition.number)]
+
+    def committed(self, pending: RecordCommit) -> None:
         """Count what a transaction wrote: before it was committed, nobody could see it."""
-        for kind, count in unsaved.kinds.items():
+        for kind, count in pending.kinds.items():
             self.metrics.routed.labels(kind).inc(count)
-        for reason, count in unsaved.undecodable.items():
+        for reason, count in pending.undecodable.items():
             self.metrics.undecodable.labels(reason).inc(count)
-        self.metrics.mixed.inc(unsaved.mixed)
-        self.metrics.routed_bytes.inc(unsaved.size_bytes)
+        self.metrics.mixed.inc(pending.mixed)
+        self.metrics.routed_bytes.inc(pending.size_bytes)

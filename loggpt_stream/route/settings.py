@@ -1,4 +1,4 @@
-"""Settings of `loggpt-stream route`."""
+"""Settings of the router, and of its command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _known_order(order: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class RouteSettings(MemberSettings):
-    """Settings of `loggpt-stream route`."""
+    """Settings of the router."""
 
     input_topic: str = Field(
         "openstack-logs-raw", description="topic with raw log records that are not keyed by session"
@@ -49,3 +49,10 @@ class RouteSettings(MemberSettings):
     def creation(self, role: str) -> str:
         """Return the command of ours that creates a missing topic."""
         return "loggpt-stream route --create-topics" + " --partitions N" * (role == "output topic")
+
+
+class RouteCommand(RouteSettings):
+    """Settings of `loggpt-stream route`: the router's, and what to create."""
+
+    create_topics: bool = Field(default=False, description="create the topics that are missing, and end")
+    partitions: int = Field(4, gt=0, description="of a missing output topic, with --create-topics")

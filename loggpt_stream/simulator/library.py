@@ -19,6 +19,7 @@ from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.names import Fate
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.lines.sessionizer import Sessionizer
+from loggpt_stream.simulator.settings import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from loggpt_stream.lines.record import Event
 
 DATA: Final = Path(__file__).parent.parent / "data" / "nova34"
-SPLITS: Final = ("train", "val", "test", "day2")
 
 # A session here is all that was ever logged for an instance: nothing but its key cuts it.
 _UNCUT: Final = SessionRules(idle_gap_s=math.inf, max_age_s=math.inf, max_lines=10**9, terminal=())

@@ -20,9 +20,10 @@ from loggpt_stream.history.labels import Labels, read_labels
 from loggpt_stream.lines.masks import DEFAULT_RULES
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.bundle import Preprocessing, save_bundle
-from loggpt_stream.model.gpt import ModelShape, new_model
+from loggpt_stream.model.gpt import new_model
 from loggpt_stream.model.losses import token_losses
 from loggpt_stream.model.sequence import NOBODY, Passes, windows
+from loggpt_stream.model.shape import ModelShape
 from loggpt_stream.model.tokenizer import LineTokenizer, train_tokenizer
 from trainer.material import count_lines
 

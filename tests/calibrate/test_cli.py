@@ -14,7 +14,8 @@ import numpy as np
 import orjson
 import pytest
 
-from calibrate.cli import CalibrateSettings, EvaluateSettings, main
+from calibrate.cli import main
+from calibrate.settings import CalibrateSettings, EvaluateSettings
 from loggpt_stream.history.corpus import read_corpus
 from loggpt_stream.history.labels import read_labels
 from loggpt_stream.model.bundle import load_bundle, save_calibrated
@@ -25,6 +26,8 @@ from tests.calibrate.conftest import LABELS, NOVA34
 
 if TYPE_CHECKING:
     from tests.calibrate.conftest import Recording
+
+pytestmark = pytest.mark.slow  # each test scores the recording anew
 
 REPO = Path(__file__).parent.parent.parent
 VAL = ["--labels", LABELS, "--select", "split=val"]

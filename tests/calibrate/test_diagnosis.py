@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from loggpt_stream.lines.session import Session
     from tests.calibrate.conftest import Recording
 
+pytestmark = pytest.mark.slow  # each test scores the recording anew
+
 TEST = ["--labels", LABELS, "--select", "split=test"]
 COLUMNS = ("id", "split", "failed")
 

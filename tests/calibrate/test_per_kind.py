@@ -93,6 +93,7 @@ def test_labels_give_the_threshold_with_the_highest_f1_and_the_observed_rate() -
     assert {each.name for each in kind.figures} > {COMBINED, "language_model", "digest_end_loss"}
 
 
+@pytest.mark.slow
 def test_no_single_labelled_session_moves_the_threshold_far() -> None:
     members = population(shift=1.0)
 

@@ -20,6 +20,8 @@ from calibrate.threshold import (
     tail_cut,
 )
 
+pytestmark = pytest.mark.slow  # it draws thousands of samples
+
 # A coarse grid makes ties common, odd floats make neighbours that have no number between them.
 SCORE = st.one_of(
     st.integers(0, 8).map(float),

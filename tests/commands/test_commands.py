@@ -47,6 +47,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         (cli.main, ["dead-letters", "explain", "--help"], "what to do"),
         (cli.main, ["dead-letters", "reinject", "--help"], "exactly once"),
         (cli.main, ["demo", "--help"], "Ctrl-C"),
+        (cli.main, ["completion", "--help"], "~/.bashrc"),
         (trainer.cli.main, ["--help"], "loggpt-calibrate"),
         (calibrate.cli.main, ["--help"], "--false-alarm-rate"),
         (calibrate.cli.main, ["evaluate", "--help"], "--select"),
@@ -61,6 +62,7 @@ def test_help_teaches(
     assert taught in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["demo", "real-run", "memory-run", "quality", "report"])
 def test_what_make_starts_is_there(target: str) -> None:
     without_make = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
@@ -72,7 +74,7 @@ def test_what_make_starts_is_there(target: str) -> None:
 
 def test_an_unknown_command_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["start"]) == 2
-    assert "run, replay, simulate, route, doctor, dead-letters, demo" in capsys.readouterr().err
+    assert "run, replay, simulate, route, doctor, dead-letters, demo, completion" in capsys.readouterr().err
 
 
 def test_a_users_mistake_is_one_line_and_not_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +94,7 @@ def test_the_commented_route_yaml_loads_and_shows_the_defaults() -> None:
     assert from_file.model_copy(update={"config": None}) == RouteSettings()
 
 
+@pytest.mark.slow
 def test_replay_writes_alerts_and_scores_and_says_what_it_read(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from loggpt_stream.commands.demo import _row, read_play
+from loggpt_stream.demo.play import _row, read_play
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,17 @@ def _started_processes_can_be_interrupted() -> Iterator[None]:
 def start(out: Path) -> subprocess.Popen[bytes]:
     with (out / "demo.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "loggpt_stream", "demo", "--out", str(out / "demo"), "--quick"],
+            [
+                sys.executable,
+                "-m",
+                "loggpt_stream",
+                "demo",
+                "--out",
+                str(out / "demo"),
+                "--quick",
+                "--max-minutes",
+                "0.1",
+            ],
             stdout=log,
             stderr=log,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -47,6 +57,7 @@ def mine(out: Path) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["1 of 5", "epoch", "4 of 5"])
 def test_ctrl_c_leaves_nothing_running(tmp_path: Path, stage: str) -> None:
     process = start(tmp_path)
@@ -67,6 +78,7 @@ def test_ctrl_c_leaves_nothing_running(tmp_path: Path, stage: str) -> None:
     assert mine(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_quick_demo_reaches_its_summary(tmp_path: Path) -> None:
     process = start(tmp_path)
     try:

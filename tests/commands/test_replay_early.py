@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from loggpt_stream.alerts.alert import schema
-from loggpt_stream.commands import replay
+from loggpt_stream.commands.replay import COMMAND
 from testing.tiny_bundle import NOVA34, tiny_bundle
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def replayed(bundle: Bundle, folder: Path, *flags: str) -> tuple[list[dict[str, 
     with lzma.open(NOVA34) as lines:
         log.write_bytes(b"".join(line for line, _ in zip(lines, range(4_000), strict=False)))
     assert (
-        replay.main(["--bundle", str(bundle.path), "--out", str(out), "--scores", str(scores), *flags, str(log)]) == 0
+        COMMAND.main(["--bundle", str(bundle.path), "--out", str(out), "--scores", str(scores), *flags, str(log)]) == 0
     )
     alerts, scored = ([orjson.loads(line) for line in path.read_bytes().splitlines()] for path in (out, scores))
     return alerts, scored

@@ -11,7 +11,8 @@ import structlog.testing
 from loggpt_stream.daemon.drift_report import DriftReport
 from loggpt_stream.daemon.metrics import Metrics
 from loggpt_stream.model.calibration import Calibration, EarlyCalibration, Judge, KindCalibration
-from loggpt_stream.model.drift import UNCONFIRMED, DriftMode
+from loggpt_stream.model.drift import UNCONFIRMED
+from loggpt_stream.model.drift_mode import DriftMode
 from loggpt_stream.model.statistics import Scale
 
 SCALE = Scale(0.0, 0.0, 1.0)

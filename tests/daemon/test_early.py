@@ -17,14 +17,18 @@ import torch
 from loggpt_stream.alerts.alert import AlertWriter, JudgedSession, schema
 from loggpt_stream.daemon.batching import Closed, Waiting
 from loggpt_stream.daemon.early import SETTLE_S, EarlyLooks
-from loggpt_stream.daemon.partition import Meaning, Partition
+from loggpt_stream.daemon.partition import Partition
 from loggpt_stream.daemon.scorer_thread import ScorerHungError, ScorerThread
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
+from loggpt_stream.kafka.changelog import Changelog
+from loggpt_stream.lines.gathering import Gathering
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.calibration import Calibration, EarlyCalibration, Judge
-from loggpt_stream.model.drift import UNCONFIRMED, DriftMode
+from loggpt_stream.model.detector import Detector
+from loggpt_stream.model.drift import UNCONFIRMED
+from loggpt_stream.model.drift_mode import DriftMode
 from loggpt_stream.model.statistics import Scale
 from testing.tiny_bundle import judged_early_by, tiny_bundle
 
@@ -62,6 +66,11 @@ def event(instance: str, second: float, text: str = USUAL, level: str = "INFO") 
     return f"{when} 7 {level} nova.compute.manager [req-1 - - - -] [instance: {instance}] {text}".encode()
 
 
+def detector_of(scorer: Scorer, calibration: Calibration) -> Detector:
+    gathering = Gathering(SessionRules(idle_gap_s=60), Masks())
+    return Detector(gathering, scorer, calibration, "model", calibration.id)
+
+
 class Looks(EarlyLooks):
     """Counts how many rounds in a row have found nothing to read."""
 
@@ -77,14 +86,16 @@ class Bench:
 
     def __init__(self, scorer: Scorer, calibration: Calibration = CALIBRATION, *, every_s: float = 0.02) -> None:
         self.scorer = scorer
-        meaning = Meaning(SessionRules(idle_gap_s=60), Masks(), "meaning", lambda: Judge(calibration))
-        self.partition = Partition("input", 0, meaning, Ledger("group input"))
+        self.detector = detector = detector_of(scorer, calibration)
+        self.partition = Partition(
+            "input", 0, detector.gathering, lambda: Judge(calibration), Changelog("group input", STATE_FORMATS)
+        )
         self.partitions: dict[Any, Partition] = {0: self.partition}
         self.waiting = Waiting(batch_tokens=512, batch_wait_s=0.01)
         self.announced: list[JudgedSession] = []
         self.offsets = itertools.count()
         self.thread = ScorerThread(60.0)
-        self.looks = Looks(scorer, calibration, self.partitions, self.announce, self.thread, every_s=every_s)
+        self.looks = Looks(detector, self.partitions, self.announce, self.thread, every_s=every_s)
 
     def announce(self, partition: Partition, judged: JudgedSession) -> None:
         self.announced.append(judged)
@@ -361,7 +372,7 @@ async def test_what_was_known_of_a_revoked_partition_goes_with_it(bench: Bench) 
     assert len(bench.looks._rounds) == 0
 
 
-async def test_read_again_after_a_restart_the_early_alert_has_the_same_id(bundle: Bundle, scorer: Scorer) -> None:
+async def test_read_again_after_a_restart_the_early_alert_has_the_same_id(scorer: Scorer) -> None:
     ids = []
     for lines in (3, 5):  # the second daemon happens to look later
         again = Bench(scorer)
@@ -369,7 +380,7 @@ async def test_read_again_after_a_restart_the_early_alert_has_the_same_id(bundle
         again.feed(event(INSTANCES[1], 10))
         assert await again.look() == [INSTANCES[0]]
         assert len(again.announced[0].session.lines) == lines
-        ids.append(AlertWriter(bundle, "prod").event_id(again.announced[0]))
+        ids.append(AlertWriter(again.detector, "prod").event_id(again.announced[0]))
         again.thread.close()
     assert len(set(ids)) == 1
 
@@ -378,8 +389,8 @@ async def test_alerts_of_both_stages_are_valid_and_the_final_one_names_the_early
     bundle: Bundle, scorer: Scorer
 ) -> None:
     assert bundle.calibration
-    writer = AlertWriter(bundle, "prod")
     both = Bench(scorer, bundle.calibration)
+    writer = AlertWriter(both.detector, "prod")
     both.feed(event(INSTANCES[0], 1), event(INSTANCES[0], 2, "The disk has melted", "ERROR"), event(INSTANCES[1], 10))
     assert INSTANCES[0] in await both.look()
     early = next(judged for judged in both.announced if judged.session.key == INSTANCES[0])

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from loggpt_stream.alerts.alert import JudgedSession
-from loggpt_stream.daemon.partition import Meaning, Partition
-from loggpt_stream.kafka.changelog import Ledger
-from loggpt_stream.lines.masks import Masks
+from loggpt_stream.daemon.partition import Partition
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
+from loggpt_stream.kafka.changelog import Changelog
+from loggpt_stream.lines.gathering import Gathering
+from loggpt_stream.lines.masks import DEFAULT_RULES, MaskRule, Masks
 from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.calibration import Calibration, Judge, Verdict
-from loggpt_stream.model.drift import DriftMode
+from loggpt_stream.model.drift_mode import DriftMode
 from loggpt_stream.model.scoring import SessionScore
 from testing.tiny_bundle import judged_early_by
 
@@ -46,27 +48,32 @@ def partition(
     max_future_s: float = 10,
     *,
     calibration: Calibration | None = None,
-    fingerprint: str = "meaning",
-    ledger: Ledger | None = None,
+    mask_rules: tuple[MaskRule, ...] = DEFAULT_RULES,
+    changelog: Changelog | None = None,
 ) -> Partition:
     rules = SessionRules(idle_gap_s=20, max_future_s=max_future_s)
     kinds = calibration or Calibration({})
-    meaning = Meaning(rules, Masks(), fingerprint, lambda: Judge(kinds, DriftMode.ADAPT))
-    return Partition("input", 0, meaning, ledger or Ledger("group input"))
+    return Partition(
+        "input",
+        0,
+        Gathering(rules, Masks(mask_rules)),
+        lambda: Judge(kinds, DriftMode.ADAPT),
+        changelog or Changelog("group input", STATE_FORMATS),
+    )
 
 
 def state(of: Partition) -> list[Message]:
     """Return the records for the state topic, of all that the partition has to say."""
-    unsaved = of.take()
-    assert unsaved is not None
-    return unsaved.state
+    pending_commit = of.take()
+    assert pending_commit is not None
+    return pending_commit.state
 
 
 def restored(stored: list[Message], **change: Any) -> Partition:
     """Return a partition that knows nothing but what is stored."""
-    ledger = Ledger("group input")
-    again = partition(ledger=ledger, **change)
-    again.restore(ledger.read((each.key, each.value) for each in stored))
+    changelog = Changelog("group input", STATE_FORMATS)
+    again = partition(changelog=changelog, **change)
+    again.restore(changelog.read((each.key, each.value) for each in stored))
     return again
 
 
@@ -86,9 +93,9 @@ def test_nothing_read_means_nothing_to_commit() -> None:
 def test_what_was_taken_is_not_taken_again() -> None:
     p = partition()
     feed(p, line(INSTANCES[0], 10), 5)
-    unsaved = p.take()
-    assert unsaved is not None
-    assert unsaved.position == 6
+    pending_commit = p.take()
+    assert pending_commit is not None
+    assert pending_commit.position == 6
     assert p.take() is None
 
 
@@ -99,10 +106,10 @@ def test_a_closed_session_is_pending_until_it_is_judged_and_comes_back_until_the
     stored += state(p)
     assert list(restored(stored).pending) == [(5, 0)]
     p.judged(judged(p.pending[5, 0]))
-    unsaved = p.take()
-    assert unsaved is not None
-    assert [each.session.key for each in unsaved.judged] == [INSTANCES[0]]
-    stored += unsaved.state
+    pending_commit = p.take()
+    assert pending_commit is not None
+    assert [each.session.key for each in pending_commit.judged] == [INSTANCES[0]]
+    stored += pending_commit.state
     again = restored(stored)
     assert not again.pending
     assert list(again.sessionizer.tables.by_opening) == [("instance", INSTANCES[1])]
@@ -112,10 +119,10 @@ def test_a_closed_session_is_pending_until_it_is_judged_and_comes_back_until_the
 def test_an_undecodable_record_counts_as_read_and_is_a_dead_letter_once() -> None:
     p = partition()
     assert feed(p, None, 9) == []
-    unsaved = p.take()
-    assert unsaved is not None
-    assert unsaved.position == 10
-    assert [(each.record.offset, each.error.reason) for each in unsaved.rejected] == [(9, "null_value")]
+    pending_commit = p.take()
+    assert pending_commit is not None
+    assert pending_commit.position == 10
+    assert [(each.record.offset, each.error.reason) for each in pending_commit.rejected] == [(9, "null_value")]
     feed(p, line(INSTANCES[0], 10), 10)
     again = p.take()
     assert again is not None
@@ -126,10 +133,10 @@ def test_sessions_gathered_by_other_rules_or_masks_are_not_judged_after_a_restar
     p = partition()
     feed(p, line(INSTANCES[0], 10), 5)
     stored = state(p)
-    other = restored(stored, fingerprint="other")
+    other = restored(stored, mask_rules=DEFAULT_RULES[:-1])
     assert [each.outdated for each in other.sessionizer.tables.by_opening.values()] == [True]
     feed(other, line(INSTANCES[1], 11), 6)
-    again = restored(stored + state(other), fingerprint="other")
+    again = restored(stored + state(other), mask_rules=DEFAULT_RULES[:-1])
     assert [each.outdated for each in again.sessionizer.tables.by_opening.values()] == [True, False]
     assert again.judge.judge("instance", {}, outdated=True).unjudged == "outdated"
 

@@ -17,14 +17,14 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from loggpt_stream import cli
-from loggpt_stream.daemon.compose import DEAD_LETTER_BYTES, dead_letter
 from loggpt_stream.daemon.partition import Rejected
+from loggpt_stream.daemon.publisher import DEAD_LETTER_BYTES, dead_letter
 from loggpt_stream.dead_letters import reinject as letters_back
 from loggpt_stream.dead_letters.letters import Done, letter_of, mark
 from loggpt_stream.dead_letters.reasons import REASONS
 from loggpt_stream.history import topic
 from loggpt_stream.history.topic import Span, record_batches
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.kafka.settings import KafkaSettings
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.names import DeadLetterReason
@@ -32,6 +32,7 @@ from loggpt_stream.lines.record import Record, UndecodableError
 from loggpt_stream.lines.rules import KEY_SOURCES
 from loggpt_stream.lines.shapes import Shape
 from loggpt_stream.route.partition import RoutedPartition
+from loggpt_stream.route.state_formats import STATE_FORMATS
 from loggpt_stream.terminal import printable
 from testing.kafka_server import KafkaServer, create_topic, unique_name
 
@@ -80,15 +81,13 @@ class Desk:
                 await producer.flush()
                 await (producer.commit_transaction() if commit else producer.abort_transaction())
 
-    def flags(self) -> list[str]:
-        return [
-            *("--kafka.bootstrap", self.bootstrap, "--input-topic", self.input),
-            *("--dead-letter-topic", self.dead, "--group", self.group),
-        ]
+    def flags(self, action: str = "reinject") -> list[str]:
+        flags = ["--kafka.bootstrap", self.bootstrap, "--dead-letter-topic", self.dead]
+        return [*flags, "--input-topic", self.input, "--group", self.group] if action == "reinject" else flags
 
     async def run(self, action: str, *flags: str) -> int:
         """Run the command and return its exit code."""
-        return await asyncio.to_thread(cli.main, ["dead-letters", action, *self.flags(), *flags])
+        return await asyncio.to_thread(cli.main, ["dead-letters", action, *self.flags(action), *flags])
 
     async def injected(self, topic: str = "") -> list[Any]:
         """Return the committed records of the input topic."""
@@ -455,7 +454,7 @@ async def test_what_came_through_the_router_is_put_back_before_it_and_nowhere_el
     desk = await Desk(kafka.bootstrap).create()
     raw = replace(desk, input=unique_name("raw"))
     await create_topic(kafka.bootstrap, raw.input, 3)
-    router = RoutedPartition(raw.input, 2, KEY_SOURCES, None, Ledger("router"))
+    router = RoutedPartition(raw.input, 2, KEY_SOURCES, None, Changelog("router", STATE_FORMATS))
     router.feed(raw.record(CUT, partition=2, offset=70, key=b"host", headers=(("theirs", b"x"),)))
     unsaved = router.take()
     assert unsaved is not None
@@ -480,7 +479,7 @@ async def test_a_missing_topic_is_a_users_mistake(kafka: KafkaServer, capsys: py
         assert await desk.run(action) == 2
         assert f"no topic {desk.dead} at" in capsys.readouterr().err
     assert cli.main(["dead-letters", "bury"]) == 2
-    assert "there are list, explain and reinject" in capsys.readouterr().err
+    assert "there are list, explain, reinject" in capsys.readouterr().err
 
 
 def test_a_mark_names_runs_of_offsets_and_a_hostile_record_is_no_mark() -> None:

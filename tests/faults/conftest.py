@@ -9,19 +9,13 @@ import pytest_asyncio
 
 from faults.cluster import cluster
 from faults.trial import Bench
-from testing import daemon_process
 from testing.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from loggpt_stream.model.bundle import Bundle
-    from testing.fork_server import Zygote
-
-
-@pytest.fixture(scope="session")
-def zygote() -> Zygote:
-    return daemon_process.zygote()
+    from testing.fork_server import ForkServer
 
 
 @pytest.fixture(scope="session")
@@ -32,9 +26,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bench(
-    kafka_programs: None, tmp_path_factory: pytest.TempPathFactory, zygote: Zygote, bundle: Bundle
+    kafka_programs: None, tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer, bundle: Bundle
 ) -> AsyncIterator[Bench]:
     del kafka_programs
     folder = tmp_path_factory.mktemp("cases")
     async with cluster(folder / "kafka") as brokers:
-        yield Bench(folder, brokers, zygote, bundle)
+        yield Bench(folder, brokers, fork_server, bundle)

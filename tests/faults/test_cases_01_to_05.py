@@ -34,18 +34,25 @@ async def test_case_01_kill_9_at_random_moments(bench: Bench) -> None:
 
 # Where no life of a healthy daemon among healthy brokers comes by, and why.
 _UNREACHED = {
-    "Owner.take_over:2:await self._log.confirm()": "only where the state looks damaged",
+    "PartitionTask.restore:2:await self._log.confirm()": "only where the state looks damaged",
     "TransactionalLog.confirm:1:await self._barrier()": "the same",
-    "await self._program.end_of_topic(partition)": "only where a topic was made anew",
+    "await input_recreated()": "only where a topic was made anew",
     "await self._pause(pause_s)": "only after a failure, or where the group has given the partition away",
-    "await self._end_again(where, position, end)": "only where a topic was made anew",
+    "await _end_asked_again(consumer, where, position, end)": "only where a topic was made anew",
     "await self._send_bulk(each)": "of the router, whose own tests kill it",
     "await self._producer.partitions_for(bulk.topic)": "the same",
     "await self._producer.send_batch(batch, bulk.topic, partition=place)": "the same",
 }
-_MODULES = ("owner", "transactions", "tenure", "changelog", "compose", "raw_lines", "record_reader")
-_FUNCTIONS = ("begin", "_find_position", "_is_another_topic", "owner", "timestamp_ms")
-_NOT_OF_COMMIT = ("stop_client", "_cut_off", "_bounded", "Tenure._pause", "Tenure._due")
+_MODULES = ("partition_task", "start_position", "transactions", "changelog", "publisher", "record_reader")
+_FUNCTIONS = ("start_reading",)
+_NOT_OF_COMMIT = (
+    "stop_client",
+    "_cut_off",
+    "_end_asked_again",
+    "PartitionTask._end_life_soon",
+    "PartitionTask._pause",
+    "PartitionTask._due",
+)
 
 
 def points_of_commit_and_restore() -> list[str]:

@@ -20,7 +20,8 @@ from faults import scenarios
 from faults.oracle import expect, read_committed, settled
 from faults.scenarios import Size
 from faults.trial import Bench, Trial, trial, verdict
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.daemon.state_formats import STATE_FORMATS
+from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.model.bundle import save_bundle, save_calibrated
 from testing.kafka_server import create_topic
 from tests.faults.chance import chance
@@ -60,8 +61,8 @@ async def has_committed(running: Trial, records: int) -> None:
 async def position(running: Trial, partition: int = 0) -> int:
     """Return the newest position in the state topic, 0 where there is none yet."""
     records = await all_of(running, running.topics.state)
-    ledger = Ledger(f"{running.topics.group} {running.topics.input}")
-    changes = ledger.read((record.key, record.value) for record in records if record.partition == partition)
+    changelog = Changelog(f"{running.topics.group} {running.topics.input}", STATE_FORMATS)
+    changes = changelog.read((record.key, record.value) for record in records if record.partition == partition)
     return int(changes[-1]["position"]) if changes else 0
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from loggpt_stream.lines.record import Record
     from loggpt_stream.model.bundle import Bundle
-    from testing.fork_server import Zygote
+    from testing.fork_server import ForkServer
     from testing.kafka_server import KafkaServer
 
 RECORDS = 4_000
@@ -37,12 +37,14 @@ class Quiet(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def quiet(kafka: KafkaServer, zygote: Zygote, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Quiet:
-    return asyncio.run(quiet_run(kafka, zygote, bundle, tmp_path_factory.mktemp("quiet")))
+def quiet(
+    kafka: KafkaServer, fork_server: ForkServer, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Quiet:
+    return asyncio.run(quiet_run(kafka, fork_server, bundle, tmp_path_factory.mktemp("quiet")))
 
 
-async def quiet_run(kafka: KafkaServer, zygote: Zygote, bundle: Bundle, folder: Path) -> Quiet:
-    bench = Bench(folder, Cluster(kafka, None), zygote, bundle)
+async def quiet_run(kafka: KafkaServer, fork_server: ForkServer, bundle: Bundle, folder: Path) -> Quiet:
+    bench = Bench(folder, Cluster(kafka, None), fork_server, bundle)
     async with trial(bench, "quiet", random.Random(7), partitions=2) as running:
         await running.send(RECORDS)
         running.start()

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
     from faults.cluster import Cluster
     from loggpt_stream.model.bundle import Bundle
-    from testing.fork_server import Zygote
+    from testing.fork_server import ForkServer
 
 
 @pytest.fixture
-def hopeless(tmp_path: Path, zygote: Zygote) -> Trial:
+def hopeless(tmp_path: Path, fork_server: ForkServer) -> Trial:
     """A trial whose daemons end at once, since there is no bundle; it needs no broker."""
     bundle = cast("Bundle", SimpleNamespace(path=tmp_path / "nowhere"))
     topics = Topics("127.0.0.1:1", "input", "alerts", "dead", "scores", "state", "group")
-    bench = Bench(tmp_path, cast("Cluster", None), zygote, bundle)
+    bench = Bench(tmp_path, cast("Cluster", None), fork_server, bundle)
     return Trial(bench, "hopeless", topics=topics, partitions=1, seed=1)
 
 

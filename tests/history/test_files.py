@@ -172,6 +172,7 @@ def test_at_the_end_of_the_input_every_session_closes(plain: Path) -> None:
     assert "end_of_input" in {session.close_reason for session in corpus.sessions}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bomb.gz", "bomb.xz", "bomb.zst"])
 def test_a_file_that_decompresses_to_one_endless_line_takes_bounded_memory(tmp_path: Path, name: str) -> None:
     file, mebibyte = tmp_path / name, b"a" * (1 << 20)

@@ -30,21 +30,22 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # exported all
 )
 from pydantic import SecretStr
 
-from loggpt_stream.checks.create import create_topics
-from loggpt_stream.commands.doctor import DoctorSettings, check_kafka
-from loggpt_stream.commands.route import RouteCommand
-from loggpt_stream.commands.route import _create as create_for_router
-from loggpt_stream.daemon.compose import DEAD_LETTER_BYTES, dead_letter
+from loggpt_stream.checks.create import create_missing, create_topics
+from loggpt_stream.checks.kafka import check_kafka
+from loggpt_stream.checks.settings import DoctorSettings
 from loggpt_stream.daemon.partition import Rejected
-from loggpt_stream.daemon.settings import DaemonSettings
-from loggpt_stream.dead_letters.letters import Done, Selection, read_letters
+from loggpt_stream.daemon.publisher import DEAD_LETTER_BYTES, dead_letter
+from loggpt_stream.daemon.settings import DaemonPlacement, DaemonSettings
+from loggpt_stream.dead_letters.letters import Done, read_letters
 from loggpt_stream.dead_letters.reinject import reinject
+from loggpt_stream.dead_letters.selection import Selection
 from loggpt_stream.errors import UserError
+from loggpt_stream.kafka.finding import Level
 from loggpt_stream.kafka.settings import KafkaSettings
-from loggpt_stream.kafka.topics import Level, kafka_client, look_up
+from loggpt_stream.kafka.topics import kafka_client, look_up
 from loggpt_stream.lines.names import DeadLetterReason
 from loggpt_stream.lines.record import Record, UndecodableError
-from loggpt_stream.route.settings import RouteSettings
+from loggpt_stream.route.settings import RouteCommand, RouteSettings
 from testing.daemon_process import DaemonProcess, RouteProcess, Topics, produce, read_all
 from testing.kafka_server import create_topic, unique_name
 from testing.tiny_bundle import tiny_bundle
@@ -61,7 +62,7 @@ RESOURCES = {
     "--transactional-id": ResourceType.TRANSACTIONAL_ID,
 }
 REFUSED_WITHIN_S = 30
-Daemons = TypeVar("Daemons", bound=DaemonSettings)
+Daemons = TypeVar("Daemons", bound=DaemonPlacement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,7 +386,7 @@ async def test_topics_that_may_not_be_seen_are_not_taken_for_topics_that_are_the
         state_topic=names.state,
     )
     with pytest.raises(UserError, match=rf"limited may not describe .*{names.input}.*acls\.sh create-route-topics"):
-        await create_for_router(settings)
+        await create_missing(settings, {"input topic": 1, "output topic": settings.partitions})
 
 
 async def test_without_rights_nothing_goes(secure_kafka: KafkaServer) -> None:

@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from loggpt_stream.alerts.alert import schema
-from loggpt_stream.commands import replay
+from loggpt_stream.commands.replay import COMMAND as REPLAY
 from testing.daemon_process import DaemonProcess, Topics, own_process, produce, read_all
 from testing.tiny_bundle import NOVA34, tiny_bundle
 
@@ -48,7 +48,7 @@ def replayed(tmp_path: Path, bundle: Bundle, topic: str, lines: tuple[bytes, ...
     log, scores = tmp_path / "golden.log", tmp_path / "scores.jsonl"
     log.write_bytes(b"\n".join(lines) + b"\n")
     flags = ["--bundle", str(bundle.path), "--input-topic", topic, "--out", os.devnull, "--scores", str(scores)]
-    assert replay.main([*flags, str(log)]) == 0
+    assert REPLAY.main([*flags, str(log)]) == 0
     return {record["id"]: record for record in map(orjson.loads, scores.read_bytes().splitlines())}
 
 
@@ -233,9 +233,9 @@ async def test_while_the_broker_is_away_the_wall_clock_closes_nothing(
 ) -> None:
     topics = await Topics.create(kafka.bootstrap)
     key, other = (digit * 8 + "-0000-4000-8000-000000000000" for digit in "ab")
-    # The idle gap of 60 s passes in 40 s: in less than the outage, and in more than the daemon takes to notice it (at
+    # The idle gap of 60 s passes in 30 s: in less than the outage, and in more than the daemon takes to notice it (at
     # most 13 s, which count) and to read again after it.
-    with DaemonProcess(tmp_path, [*topics.flags(), "--bundle", str(bundle.path), "--clock-speed", "1.5"]) as daemon:
+    with DaemonProcess(tmp_path, [*topics.flags(), "--bundle", str(bundle.path), "--clock-speed", "2"]) as daemon:
         await daemon.ready()
         await produce(kafka.bootstrap, topics.input, [instance_line(0, key, "one")])
         # The outage must meet an open session: a transaction under way would have its partition taken over anew.
@@ -245,7 +245,7 @@ async def test_while_the_broker_is_away_the_wall_clock_closes_nothing(
         kafka.stop_broker(0)
         try:
             await daemon.saw("broker_unavailable")
-            await asyncio.sleep(42)
+            await asyncio.sleep(32)
             assert await daemon.metric("loggpt_sessions_open") == 1
         finally:
             kafka.start_broker(0)

@@ -18,8 +18,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined] # exported all
 from pydantic import SecretStr
 
 from loggpt_stream.daemon.settings import DaemonSettings
-from loggpt_stream.dead_letters.letters import Selection
 from loggpt_stream.dead_letters.reinject import reinject
+from loggpt_stream.dead_letters.selection import Selection
 from loggpt_stream.errors import UserError
 from loggpt_stream.kafka.connection import explain, why_not
 from loggpt_stream.kafka.settings import KafkaSettings

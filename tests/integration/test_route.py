@@ -14,7 +14,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from benchmarks.route_sessions import recorded
-from loggpt_stream.commands.route import main
+from loggpt_stream.commands.route import COMMAND
 from loggpt_stream.kafka.transactions import partition_of
 from testing.daemon_process import DaemonProcess, RouteProcess, Topics, produce, read_all
 from testing.kafka_server import create_topic, unique_name
@@ -94,14 +94,14 @@ async def test_missing_topics_are_created_once_and_then_it_starts(
 ) -> None:
     topics = Routed(kafka.bootstrap, *(unique_name(stem) for stem in ("raw", "routed", "route-state", "route")))
     create = [*topics.flags(), "--create-topics", "--partitions", "3"]
-    assert await asyncio.to_thread(main, create) == 0
+    assert await asyncio.to_thread(COMMAND.main, create) == 0
     told = capsys.readouterr().out.splitlines()
     assert [line.split(", 1 replica")[0] for line in told] == [
         f"{topics.raw}: 1 partition(s)",
         f"{topics.state}: 1 partition(s)",
         f"{topics.output}: 3 partition(s)",
     ]
-    assert await asyncio.to_thread(main, create) == 0
+    assert await asyncio.to_thread(COMMAND.main, create) == 0
     assert capsys.readouterr().out == "every topic is there\n"
     with RouteProcess(tmp_path, topics.flags()) as router:
         await router.ready()

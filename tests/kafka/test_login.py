@@ -209,7 +209,7 @@ def test_nobody_is_asked_for_a_keys_password(authority: Authority, tmp_path: Pat
     *_, (settings, _) = bad_files(authority, tmp_path)
     files = {name: str(file) for name, file in settings.items()}
     code = (
-        "from loggpt_stream.settings import KafkaSettings\n"
+        "from loggpt_stream.kafka.settings import KafkaSettings\n"
         "from loggpt_stream.errors import UserError\n"
         f"try: KafkaSettings(security_protocol='SSL', **{files}).client_options()\n"
         "except UserError: print('refused')"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiokafka import TopicPartition
 
 from loggpt_stream.errors import UserError
+from loggpt_stream.kafka.clients import Clients
+from loggpt_stream.kafka.partition_task import Lost
 from loggpt_stream.kafka.settings import KafkaSettings
-from loggpt_stream.kafka.tenure import Lost
-from loggpt_stream.route.service import Router
 from loggpt_stream.route.settings import RouteSettings
 
 if TYPE_CHECKING:
@@ -32,11 +30,11 @@ async def test_a_secret_or_certificate_that_cannot_be_read_now_is_tried_again_on
 ) -> None:
     files = {name: tmp_path / value for name, value in login.items() if value == "gone"}
     kafka = KafkaSettings(bootstrap="127.0.0.1:1", **{**login, **files})
-    member = Router(RouteSettings(kafka=kafka), time.time)._group
+    clients = Clients(RouteSettings(kafka=kafka))
     with pytest.raises(Lost, match=rf"kafka\..*{tmp_path / 'gone'}"):
-        member.reader()
+        clients.reader()
     with pytest.raises(Lost, match=rf"kafka\..*{tmp_path / 'gone'}"):
-        await member.log_of(TopicPartition("input", 0)).take_over()
+        await clients.log_of(0).take_over()
     # At the start it is a mistake in the settings.
     with pytest.raises(UserError, match=rf"kafka\..*{tmp_path / 'gone'}"):
         kafka.client_options()

@@ -11,8 +11,10 @@ from aiokafka import TopicPartition
 
 from loggpt_stream.daemon.metrics import Metrics
 from loggpt_stream.daemon.settings import DaemonSettings
+from loggpt_stream.kafka.clients import Clients
 from loggpt_stream.kafka.health import Health
 from loggpt_stream.kafka.membership import Membership
+from loggpt_stream.kafka.record_reader import RecordReader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +53,17 @@ def member(
     settings = DaemonSettings(bundle=folder)
     health = Health(last_turn_s=time.time())
     health.broker_up = True
-    found = Membership[Any, Any](settings, SimpleNamespace(), Metrics(), health, time.time)
+    clients = Clients(settings)
+    found = Membership[Any, Any](
+        settings,
+        clients,
+        RecordReader(settings.input_topic, clients.reader),
+        application=SimpleNamespace(),
+        publisher=SimpleNamespace(),
+        metrics=Metrics(),
+        health=health,
+        clock=time.time,
+    )
     found._consumer = Consumer(end, fetched_before_s, position)
     return found
 

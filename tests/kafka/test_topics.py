@@ -13,8 +13,9 @@ import structlog.testing
 from aiokafka.cluster import BrokerMetadata
 
 from loggpt_stream.kafka import topics
+from loggpt_stream.kafka.finding import Level
 from loggpt_stream.kafka.settings import KafkaSettings
-from loggpt_stream.kafka.topics import Cluster, Level, Topic, kafka_client, look_up, must_hold
+from loggpt_stream.kafka.topics import Cluster, Topic, kafka_client, look_up, must_hold
 from loggpt_stream.route.service import Router
 from loggpt_stream.route.settings import RouteSettings
 from testing.kafka_server import create_topic, unique_name

@@ -13,11 +13,11 @@ import pytest
 
 from loggpt_stream.lines import sessionizer as module
 from loggpt_stream.lines.decode import decode
-from loggpt_stream.lines.journal import Journal, Restored
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.lines.session import raw_bytes
+from loggpt_stream.lines.session_changes import SessionChanges, SessionRestore
 from loggpt_stream.lines.sessionizer import Sessionizer
 from loggpt_stream.lines.tables import Tables
 
@@ -54,12 +54,12 @@ class Gathering:
 
     def __init__(self, max_open_bytes: int = 2**40) -> None:
         self.tables = Tables()
-        self.journal = Journal(self.tables)
+        self.changes = SessionChanges(self.tables)
         self.sessionizer = Sessionizer(
             SessionRules(idle_gap_s=1e5),
             Masks(),
             max_open_bytes=max_open_bytes,
-            journal=self.journal,
+            changes=self.changes,
             tables=self.tables,
         )
         self.offset = 0
@@ -94,11 +94,12 @@ def traced() -> Iterator[Callable[[], int]]:
 
 
 def restore(snapshot: dict[str, Any]) -> Tables:
-    restored = Restored(3600.0)
+    restored = SessionRestore(3600.0)
     restored.apply(snapshot)
     return restored.tables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sessions", "lines", "traceback"), [(1_500, 10, ()), (4_000, 1, ()), (400, 2, TRACEBACK * 8)])
 def test_memory_of_open_sessions_is_what_is_counted_live_and_restored(
     sessions: int, lines: int, traceback: tuple[str, ...]
@@ -109,10 +110,10 @@ def test_memory_of_open_sessions_is_what_is_counted_live_and_restored(
         for turn in range(lines):
             for number in range(1, sessions + 1):
                 made.feed(value(number, turn, TEXTS[turn % len(TEXTS)]), *(each.encode() for each in traceback))
-        made.journal.take([])
+        made.changes.take([])
         assert made.tables.open_bytes == pytest.approx(grown(), rel=0.2)
     assert made.tables.open_bytes == sum(each.bytes for each in made.sessions())
-    snapshot = orjson.dumps(made.journal.everything([]))
+    snapshot = orjson.dumps(made.changes.everything([]))
     with traced() as grown:
         restored = restore(orjson.loads(snapshot))
         assert restored.open_bytes == pytest.approx(grown(), rel=0.2)

@@ -14,10 +14,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from loggpt_stream.errors import BundleError
-from loggpt_stream.model.bundle import MANIFEST, load_bundle, save_bundle, save_calibrated
+from loggpt_stream.model.bundle import load_bundle, save_bundle, save_calibrated
 from loggpt_stream.model.calibration import Calibration, Judge, KindCalibration
-from loggpt_stream.model.drift import DriftMode
-from loggpt_stream.model.gpt import ModelShape, new_model
+from loggpt_stream.model.drift_mode import DriftMode
+from loggpt_stream.model.gpt import new_model
+from loggpt_stream.model.manifest import MANIFEST
+from loggpt_stream.model.shape import ModelShape
 from loggpt_stream.model.statistics import LENGTH, Scale
 from testing.tiny_bundle import nova34, tiny_bundle, untrained_parts
 from trainer.material import count_lines

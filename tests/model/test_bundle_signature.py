@@ -14,8 +14,9 @@ from loggpt_stream.checks.host import check_bundle
 from loggpt_stream.cli import main
 from loggpt_stream.daemon.settings import DaemonSettings
 from loggpt_stream.errors import BundleError
-from loggpt_stream.kafka.topics import Level
-from loggpt_stream.model.bundle import MANIFEST, SIGNATURE, _digest, load_bundle
+from loggpt_stream.kafka.finding import Level
+from loggpt_stream.model.bundle import SIGNATURE, _digest, load_bundle
+from loggpt_stream.model.manifest import MANIFEST
 from testing.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:

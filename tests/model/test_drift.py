@@ -15,10 +15,10 @@ from loggpt_stream.model.drift import (
     BOUND_MEDIANS,
     UNCONFIRMED,
     WINDOW_SESSIONS,
-    DriftMode,
     DriftMonitor,
     EarlyMonitor,
 )
+from loggpt_stream.model.drift_mode import DriftMode
 
 RATE = 0.05
 THRESHOLD = 8.0

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from loggpt_stream.model.calibration import Calibration, EarlyCalibration
 from loggpt_stream.model.early import START, EarlyProgress, first_alarm, new_unseen, step
-from loggpt_stream.model.gpt import ModelShape, new_model
+from loggpt_stream.model.gpt import new_model
 from loggpt_stream.model.scoring import Scorer
 from loggpt_stream.model.sequence import Passes
+from loggpt_stream.model.shape import ModelShape
 from loggpt_stream.model.statistics import EARLY, Scale, fit_scales, slack
 from testing.tiny_bundle import Said, judged_early_by, nova34, untrained_parts
 from trainer.material import count_lines

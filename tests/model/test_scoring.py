@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from loggpt_stream.errors import UserError
 from loggpt_stream.model import scoring
-from loggpt_stream.model.gpt import ModelShape, choose_device, new_model
+from loggpt_stream.model.gpt import choose_device, new_model
 from loggpt_stream.model.losses import token_losses
 from loggpt_stream.model.scoring import AbandonedError, Scorer, SessionScore
 from loggpt_stream.model.sequence import Passes
+from loggpt_stream.model.shape import ModelShape
 from loggpt_stream.model.statistics import (
     CAP_NATS,
     CLIP_NATS,

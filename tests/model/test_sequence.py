@@ -14,7 +14,12 @@ TOKENIZER = LineTokenizer(
     train_tokenizer(["one two three four five six"] * 3, vocabulary_size=300, piece_vocabulary_size=280),
     max_line_tokens=16,
 )
-KIND, LOG, END, LINE_SET = TOKENIZER.kind_ids["instance"], TOKENIZER.log_id, TOKENIZER.end_id, TOKENIZER.line_set_id
+KIND, LOG, END, LINE_SET = (
+    TOKENIZER.kind_ids["instance"],
+    TOKENIZER.log_id,
+    TOKENIZER.end_id,
+    TOKENIZER.line_set_id,
+)
 
 
 def frequencies(*lines: str) -> LineFrequencies:

@@ -9,13 +9,14 @@ import pytest
 
 from benchmarks.route_sessions import gathered, recorded, routed
 from loggpt_stream.errors import UserError
-from loggpt_stream.kafka.changelog import Ledger
+from loggpt_stream.kafka.changelog import Changelog
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import KEY_SOURCES
 from loggpt_stream.route import keys as keys_module
 from loggpt_stream.route.keys import Choice, Keys
 from loggpt_stream.route.partition import RoutedPartition
+from loggpt_stream.route.state_formats import STATE_FORMATS
 
 if TYPE_CHECKING:
     from loggpt_stream.kafka.transactions import Stamped
@@ -35,8 +36,8 @@ def chosen(keys: Keys, value: bytes) -> Choice:
     return keys.choose(decode(Record(value, "raw", 0, 0, 1.9e9)))
 
 
-def partition(ledger: Ledger | None = None) -> RoutedPartition:
-    return RoutedPartition("raw", 3, KEY_SOURCES, None, ledger or Ledger("group raw"))
+def partition(changelog: Changelog | None = None) -> RoutedPartition:
+    return RoutedPartition("raw", 3, KEY_SOURCES, None, changelog or Changelog("group raw", STATE_FORMATS))
 
 
 def feed(to: RoutedPartition, values: list[bytes], first: int = 0) -> tuple[list[Stamped], list[Message]]:
@@ -49,9 +50,9 @@ def feed(to: RoutedPartition, values: list[bytes], first: int = 0) -> tuple[list
 
 
 def restored(stored: list[Message]) -> RoutedPartition:
-    ledger = Ledger("group raw")
-    again = partition(ledger)
-    again.restore(ledger.read((each.key, each.value) for each in stored))
+    changelog = Changelog("group raw", STATE_FORMATS)
+    again = partition(changelog)
+    again.restore(changelog.read((each.key, each.value) for each in stored))
     return again
 
 
@@ -162,12 +163,13 @@ def test_keys_are_the_same_wherever_a_restart_cuts_the_input(seed: int) -> None:
 
 
 def test_a_state_that_does_not_fit_is_refused() -> None:
-    ledger = Ledger("group raw")
-    (message,) = ledger.write({"position": 1, "last_record": None, "links": 5, "parents": []}, snapshot=True)
+    changelog = Changelog("group raw", STATE_FORMATS)
+    (message,) = changelog.write({"position": 1, "last_record": None, "links": 5, "parents": []}, snapshot=True)
     with pytest.raises(UserError, match="does not fit"):
         restored([message])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [4, 16])
 def test_routed_partitions_give_every_session_of_one_partition_line_by_line(count: int) -> None:
     records = recorded("nova34.log.xz")

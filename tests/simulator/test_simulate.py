@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loggpt_stream.commands import simulate as cli
-from loggpt_stream.commands.simulate import main
+from loggpt_stream.commands.simulate import COMMAND
 from loggpt_stream.errors import UserError
 from loggpt_stream.history.corpus import Corpus, read_corpus
 from loggpt_stream.lines.masks import DEFAULT_RULES
 from loggpt_stream.lines.rules import KEY_SOURCES, SessionRules
 from loggpt_stream.lines.shapes import Shape
+from loggpt_stream.simulator import simulate as making
 from loggpt_stream.simulator.library import load_library
 from loggpt_stream.simulator.shippers import SHIPPERS
 
@@ -29,7 +29,7 @@ def simulate(folder: Path, *flags: str, sessions: int = 30, seed: int = 5) -> tu
     """Return the file of records and the rows of truth beside it."""
     out = folder / f"load-{len(list(folder.iterdir()))}.log"
     common = ["--output", str(out), "--truth", f"{out}.csv", "--start", START, "--seed", str(seed)]
-    assert main([*common, "--sessions", str(sessions), "--concurrency", "10", *flags]) == 0
+    assert COMMAND.main([*common, "--sessions", str(sessions), "--concurrency", "10", *flags]) == 0
     with (out.parent / f"{out.name}.csv").open() as stream:
         return out, list(csv.DictReader(stream))
 
@@ -45,7 +45,7 @@ def instances(file: Path, shape: Shape | None = None) -> Corpus:
 @pytest.fixture(scope="module", autouse=True)
 def _recordings_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "load_library", cache(load_library))
+        patch.setattr(making, "load_library", cache(load_library))
         yield
 
 
@@ -105,7 +105,7 @@ def test_there_is_a_format_for_every_shape_that_the_decoder_knows_but_nobodys_js
 
 def test_a_format_that_does_not_exist_is_refused_and_the_formats_are_listed() -> None:
     with pytest.raises(UserError, match="no such format; there are plain, loghub"):
-        main(["--format", "syslog"])
+        COMMAND.main(["--format", "syslog"])
 
 
 @pytest.mark.parametrize("name", ["session_json", "shared"])

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from tests.trainer.conftest import Start
 
+pytestmark = pytest.mark.slow  # it trains, in processes of its own
+
 
 @pytest.fixture(scope="module")
 def trained(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from loggpt_stream.lines.session import Session
     from tests.trainer.conftest import Start
 
+pytestmark = pytest.mark.slow  # it trains many times
+
 ALONE = World(0, 1, torch.device("cpu"))
 QUIET = TrainingProgress(speaks=False)
 # What --search looks for is left to the YAML file in some tests.
