@@ -61,11 +61,13 @@ MORE: Final[dict[str, tuple[str, ...]]] = {
     "everything without the end token": _without_end(COMBINATIONS[COMBINED]),
     "language model without the end token": _without_end(COMBINATIONS[MODEL]),
     "everything with max_line_loss": (*COMBINATIONS[COMBINED], "max_line_loss"),
-    "everything without mean_line_loss": tuple(each for each in COMBINATIONS[COMBINED] if each != "mean_line_loss"),
     "everything without the digest": tuple(each for each in COMBINATIONS[COMBINED] if "digest" not in each),
-    "everything without absent_lines": tuple(each for each in COMBINATIONS[COMBINED] if each != "absent_lines"),
-    "everything without unseen_lines": tuple(each for each in COMBINATIONS[COMBINED] if each != "unseen_lines"),
-    "everything without untimely_line": tuple(each for each in COMBINATIONS[COMBINED] if each != "untimely_line"),
+    # The line set's two go together, above.
+    **{
+        f"everything without {name}": tuple(each for each in COMBINATIONS[COMBINED] if each != name)
+        for name in COMBINATIONS[COMBINED]
+        if "digest" not in name
+    },
     "everything with top_k_misses": (*COMBINATIONS[COMBINED], "top_k_misses"),
     "mean and maximum, without the digest": ("mean_line_loss", "max_line_loss"),
 }

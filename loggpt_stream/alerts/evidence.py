@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from loggpt_stream.model.statistics import CLIP_NATS
+from loggpt_stream.model.statistics import BY_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from loggpt_stream.lines.session import Session
     from loggpt_stream.model.calibration import Verdict
     from loggpt_stream.model.line_frequencies import LineFrequencies
@@ -51,47 +49,14 @@ def unseen_lines(session: Session, frequencies: LineFrequencies) -> list[int]:
 
 def reason(session: Session, score: SessionScore, verdict: Verdict, frequencies: LineFrequencies) -> str:
     """Return in one sentence which statistics decided, and what in the session they speak of."""
-    told = "; ".join(
-        f"{_NAMES.get(name, name)} ({verdict.surprises[name]:.1f} nats{_detail(name, session, score, frequencies)})"
+    decided = "; ".join(
+        f"{BY_NAME[name].phrase} ({verdict.surprises[name]:.1f} nats{_detail(name, session, score, frequencies)})"
         for name in deciding(verdict)
     )
-    return f"{verdict.combination} score {verdict.score:.2f} is above the threshold {verdict.threshold:.2f}: {told}"
-
-
-_NAMES: Final[Mapping[str, str]] = {
-    "mean_line_loss": "its lines surprise on average",
-    "max_line_loss": "a line surprises",
-    "end_loss": "it ends unexpectedly",
-    "digest_loss": "its set of lines is unusual",
-    "digest_end_loss": "lines are missing at its end",
-    "top_k_misses": "many lines were not among those expected",
-    "absent_lines": "lines that usually come are absent",
-    "unseen_lines": "it has lines never seen in training",
-    "untimely_line": "a line came later than usual",
-}
+    return f"{verdict.combination} score {verdict.score:.2f} is above the threshold {verdict.threshold:.2f}: {decided}"
 
 
 def _detail(name: str, session: Session, score: SessionScore, frequencies: LineFrequencies) -> str:
     """Return the line that a statistic speaks of, as `: "text"`, or ""."""
-    return next((f': "{text[:_SHOWN_CHARS]}"' for text in _lines_behind(name, session, score, frequencies)), "")
-
-
-def _lines_behind(name: str, session: Session, score: SessionScore, frequencies: LineFrequencies) -> Iterator[str]:
-    if name == "max_line_loss":
-        yield _first_line(session, int(score.line_losses_L.argmax()))
-    elif name == "end_loss":
-        yield _first_line(session, -1)
-    elif name == "untimely_line" and score.untimely is not None:
-        yield _first_line(session, score.untimely)
-    elif name == "unseen_lines":
-        yield from (_first_line(session, index) for index in unseen_lines(session, frequencies))
-    elif name in ("absent_lines", "digest_end_loss"):
-        yield from (each["text"] for each in absent_lines(session, frequencies))
-    elif name == "digest_loss" and score.line_set_losses_D.size and score.line_set_losses_D.max() < CLIP_NATS:
-        # A known line where others were expected before it: these are what is missing.
-        yield score.line_set[int(score.line_set_losses_D.argmax())]
-
-
-def _first_line(session: Session, index: int) -> str:
-    line = session.lines[index]
-    return (line.raw or line.text).partition("\n")[0]
+    text = BY_NAME[name].behind(session, score, frequencies)
+    return "" if text is None else f': "{text[:_SHOWN_CHARS]}"'

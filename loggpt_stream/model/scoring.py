@@ -14,7 +14,15 @@ from loggpt_stream.logs import get_logger
 from loggpt_stream.model.line_frequencies import EMPTY
 from loggpt_stream.model.losses import token_losses, token_ranks
 from loggpt_stream.model.sequence import END_OF_SESSION, Passes, Window, windows
-from loggpt_stream.model.statistics import LENGTH, TOP_K, clipped
+from loggpt_stream.model.statistics import (
+    LENGTH,
+    LINE_STATISTICS,
+    MODEL_STATISTICS,
+    TOP_K,
+    LineReading,
+    ModelReading,
+    computed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -149,12 +157,7 @@ class Scorer:
         frequencies = self.line_frequencies.get(session.kind, EMPTY)
         texts = session.texts
         untimely, at = frequencies.untimely(texts, session.times_s)
-        statistics = {
-            "absent_lines": frequencies.absence(texts),
-            "unseen_lines": float(sum(text not in frequencies for text in set(texts))),
-            "untimely_line": untimely,
-        }
-        return statistics, at
+        return computed(LINE_STATISTICS, LineReading(frequencies, texts, untimely)), at
 
     def score(self, sessions: Sequence[Scorable]) -> list[SessionScore]:
         """Return one score for each session, in order. The same session scores the same whatever it is batched with.
@@ -281,24 +284,18 @@ def _session_score(prepared: Prepared, read: Sequence[_Read]) -> SessionScore:
         for window, each in zip(prepared.windows, read, strict=True)
         if window.line_T[-1] == END_OF_SESSION
     }
-    losses = clipped(line_losses_L)
-    statistics = {
-        "mean_line_loss": float(losses.mean()),
-        "max_line_loss": float(line_losses_L.max()),
-        LENGTH: float(line_losses_L.size),
-    }
-    if "tail" in ends:
-        statistics["end_loss"] = ends["tail"]
-    if line_set_losses_D.size:
-        in_line_set = float(clipped(line_set_losses_D).sum()) + ends["line_set"]
-        statistics["digest_loss"] = in_line_set / (line_set_losses_D.size + 1)
-        statistics["digest_end_loss"] = ends["line_set"]
-    if read[0].ranks_T is not None:
-        statistics["top_k_misses"] = _top_k_misses(prepared, read)
+    reading = ModelReading(
+        line_losses_L,
+        line_set_losses_D,
+        ends.get("tail"),
+        ends.get("line_set"),
+        _top_k_misses(prepared, read) if read[0].ranks_T is not None else None,
+    )
+    statistics = computed(MODEL_STATISTICS, reading)
     return SessionScore(
         line_losses_L,
         per_line,
-        statistics | prepared.from_lines,
+        {**statistics, LENGTH: float(line_losses_L.size), **prepared.from_lines},
         prepared.line_set,
         line_set_losses_D,
         prepared.untimely,

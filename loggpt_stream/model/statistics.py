@@ -10,14 +10,19 @@ Statistical Methods for Research Workers, 1932). Which statistics take part is c
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import numpy as np
 from scipy.special import log_ndtr
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from loggpt_stream.lines.session import Session
+    from loggpt_stream.model.line_frequencies import LineFrequencies
+    from loggpt_stream.model.scoring import SessionScore
 
 CLIP_NATS: Final = 20.0
 TOP_K: Final = 5
@@ -29,20 +34,152 @@ LEAST_SPREAD: Final = 0.2
 # normal sessions have, shall not outweigh all that the model says. (Losses are clipped line by line.)
 CAP_NATS: Final = 10.0
 
-# What the language model says, and what needs none.
-FROM_MODEL: Final = (
-    "mean_line_loss",
-    "max_line_loss",
-    "end_loss",
-    "digest_loss",
-    "digest_end_loss",
-    "top_k_misses",
+
+def clipped(losses: np.ndarray) -> np.ndarray:
+    """Return losses of lines (nats) of which what is above CLIP_NATS counts by its logarithm.
+
+    A line never seen costs hundreds of nats. So one strange line does not hide all others in a mean, and yet no two
+    sessions are made equal.
+    """
+    counted: np.ndarray = np.minimum(losses, CLIP_NATS) + np.log1p(np.maximum(losses - CLIP_NATS, 0.0))
+    return counted
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReading:
+    """What the model says of a session, in nats.
+
+    line_losses_L: of each line. line_set_losses_D: of the D distinct lines; empty without the line-set pass.
+    tail_end_loss, line_set_end_loss: of the end in either pass; None without it. top_k_misses: share of lines of which
+    some token was not among the TOP_K likeliest; None where ranks were not asked for.
+    """
+
+    line_losses_L: np.ndarray
+    line_set_losses_D: np.ndarray
+    tail_end_loss: float | None = None
+    line_set_end_loss: float | None = None
+    top_k_misses: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LineReading:
+    """A session beside the lines of the training sessions. untimely: how late a line came, as `untimely` gives it."""
+
+    frequencies: LineFrequencies
+    texts: Sequence[str]
+    untimely: float
+
+
+ReadingT = TypeVar("ReadingT", ModelReading, LineReading)
+Behind = Callable[["Session", "SessionScore", "LineFrequencies"], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic(Generic[ReadingT]):
+    """One number about a session. Another one is a row below and, if it shall decide, its name in COMBINATIONS.
+
+    phrase: what an alert says where it decided. compute: returns None where what it needs was not read. behind: the
+    line of a session that it speaks of most, or None. count: whether it counts what most normal sessions have none of.
+    monotone: whether it never falls while a session grows; such a one needs a line in `model.early` too, which
+    brings it up to date line by line.
+    """
+
+    name: str
+    phrase: str
+    compute: Callable[[ReadingT], float | None]
+    behind: Behind = lambda *_: None
+    count: bool = False
+    monotone: bool = False
+
+
+def _line_set_loss(reading: ModelReading) -> float | None:
+    losses_D = reading.line_set_losses_D
+    if not losses_D.size or reading.line_set_end_loss is None:
+        return None
+    return (float(clipped(losses_D).sum()) + reading.line_set_end_loss) / (losses_D.size + 1)
+
+
+def _raw(session: Session, index: int) -> str:
+    line = session.lines[index]
+    return (line.raw or line.text).partition("\n")[0]
+
+
+def _unexpected_in_set(_session: Session, score: SessionScore, _: LineFrequencies) -> str | None:
+    losses_D = score.line_set_losses_D
+    if not losses_D.size or losses_D.max() >= CLIP_NATS:
+        return None
+    # A known line where others were expected before it: these are what is missing.
+    return score.line_set[int(losses_D.argmax())]
+
+
+def _absent(session: Session, _: SessionScore, frequencies: LineFrequencies) -> str | None:
+    return next((text for text, _share in frequencies.absent(session.texts)), None)
+
+
+def _unseen(session: Session, _: SessionScore, frequencies: LineFrequencies) -> str | None:
+    return next((_raw(session, i) for i, text in enumerate(session.texts) if text not in frequencies), None)
+
+
+# What the language model says. (`digest` is the name of the line-set pass in bundles and alerts of version 0.1.0.)
+MODEL_STATISTICS: Final[tuple[Statistic[ModelReading], ...]] = (
+    Statistic(
+        "mean_line_loss", "its lines surprise on average", lambda reading: float(clipped(reading.line_losses_L).mean())
+    ),
+    Statistic(
+        "max_line_loss",
+        "a line surprises",
+        lambda reading: float(reading.line_losses_L.max()),
+        lambda session, score, _: _raw(session, int(score.line_losses_L.argmax())),
+        monotone=True,
+    ),
+    Statistic(
+        "end_loss",
+        "it ends unexpectedly",
+        lambda reading: reading.tail_end_loss,
+        lambda session, *_: _raw(session, -1),
+    ),
+    Statistic("digest_loss", "its set of lines is unusual", _line_set_loss, _unexpected_in_set),
+    Statistic("digest_end_loss", "lines are missing at its end", lambda reading: reading.line_set_end_loss, _absent),
+    Statistic("top_k_misses", "many lines were not among those expected", lambda reading: reading.top_k_misses),
 )
-FROM_LINES: Final = ("absent_lines", "unseen_lines", "untimely_line")
-STATISTICS: Final = (*FROM_MODEL, *FROM_LINES)
-COUNTS: Final = ("unseen_lines",)
-# Those that never fall while a session grows: by them an open session may be judged (loggpt_stream.model.early).
-EARLY: Final = ("max_line_loss", "unseen_lines")
+# What needs no model.
+LINE_STATISTICS: Final[tuple[Statistic[LineReading], ...]] = (
+    Statistic(
+        "absent_lines",
+        "lines that usually come are absent",
+        lambda reading: reading.frequencies.absence(reading.texts),
+        _absent,
+    ),
+    Statistic(
+        "unseen_lines",
+        "it has lines never seen in training",
+        lambda reading: float(sum(text not in reading.frequencies for text in set(reading.texts))),
+        _unseen,
+        count=True,
+        monotone=True,
+    ),
+    Statistic(
+        "untimely_line",
+        "a line came later than usual",
+        lambda reading: reading.untimely,
+        lambda session, score, _: None if score.untimely is None else _raw(session, score.untimely),
+    ),
+)
+_ALL: Final[tuple[Statistic[Any], ...]] = (*MODEL_STATISTICS, *LINE_STATISTICS)
+BY_NAME: Final[Mapping[str, Statistic[Any]]] = {each.name: each for each in _ALL}
+STATISTICS: Final = tuple(BY_NAME)
+FROM_MODEL: Final = tuple(each.name for each in MODEL_STATISTICS)
+FROM_LINES: Final = tuple(each.name for each in LINE_STATISTICS)
+COUNTS: Final = tuple(each.name for each in _ALL if each.count)
+# By these an open session may be judged (loggpt_stream.model.early).
+EARLY: Final = tuple(each.name for each in _ALL if each.monotone)
+
+
+def computed(table: Iterable[Statistic[ReadingT]], reading: ReadingT) -> dict[str, float]:
+    """Return the statistics of a table by name, without those that cannot be computed from the reading."""
+    values = ((each.name, each.compute(reading)) for each in table)
+    return {name: value for name, value in values if value is not None}
+
 
 # No part of a score: by it calibration may weigh sessions of one length against those of another.
 LENGTH: Final = "session_lines"
@@ -56,16 +193,6 @@ COMBINATIONS: Final[dict[str, tuple[str, ...]]] = {
     MODEL: ("mean_line_loss", "digest_loss", "digest_end_loss"),
     "lines": FROM_LINES,
 }
-
-
-def clipped(losses: np.ndarray) -> np.ndarray:
-    """Return losses of lines (nats) of which what is above CLIP_NATS counts by its logarithm.
-
-    A line never seen costs hundreds of nats. So one strange line does not hide all others in a mean, and yet no two
-    sessions are made equal.
-    """
-    counted: np.ndarray = np.minimum(losses, CLIP_NATS) + np.log1p(np.maximum(losses - CLIP_NATS, 0.0))
-    return counted
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,3 +181,7 @@ def test_a_calibration_keeps_its_early_part_and_one_without_stays_without() -> N
     assert with_it.id != without.id
     older = {"instance": {name: each for name, each in without.to_json()["instance"].items() if name != "early"}}
     assert Calibration.from_json(older) == without
+
+
+def test_what_is_kept_of_an_open_session_is_just_the_statistics_that_never_fall() -> None:
+    assert set(START.statistics) == set(EARLY)
