@@ -128,10 +128,10 @@ async def test_a_fetch_that_hangs_fails_liveness_in_time_and_the_report_names_th
     kafka: KafkaServer, bundle: Bundle, tmp_path: Path
 ) -> None:
     topics = await Topics.create(kafka.bootstrap)
-    flags = [*topics.flags(), "--bundle", str(bundle.path), "--stuck-after-s", "3"]
+    flags = [*topics.flags(), "--bundle", str(bundle.path), "--stuck-after-s", "5"]
     with DaemonProcess(tmp_path, flags, start=with_fault(HUNG_FETCH)) as daemon:
         await daemon.ready()
-        await asyncio.sleep(5)
+        await asyncio.sleep(8)  # the setting allows no less than 5, and is looked at every 3
         assert (await daemon.get("/health/live"))[0] == 200  # there is nothing to read
         await produce(kafka.bootstrap, topics.input, ended(3))
         said = await daemon.saw("no_progress", timeout_s=30)
