@@ -10,6 +10,7 @@ what is called differently is looked up in `code_here`.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import lzma
 import os
@@ -56,44 +57,57 @@ def _make_archive(version: str, commit: str) -> None:
 
 def code_here() -> SimpleNamespace:
     """Return what is needed of the version that is imported."""
+    from functools import partial  # noqa: PLC0415
+
     from loggpt_stream import __version__  # noqa: PLC0415 - all of these: of the version that is asked for
-    from loggpt_stream.daemon.partition import Meaning, Partition  # noqa: PLC0415
+    from loggpt_stream.daemon.partition import Partition  # noqa: PLC0415
     from loggpt_stream.route.partition import RoutedPartition  # noqa: PLC0415
 
     # A module that this version lacks might be found in the code here, which is installed: so nothing is tried out.
     if __version__ == "0.1.0":
-        from loggpt_stream.daemon.alert import Judged  # noqa: PLC0415
+        from loggpt_stream.daemon.alert import Judged as JudgedSession  # noqa: PLC0415
 
-        from loggpt_stream.daemon import ledger as changelog  # noqa: PLC0415
+        from loggpt_stream.daemon import ledger as changelogs  # noqa: PLC0415
+        from loggpt_stream.daemon.partition import Meaning  # noqa: PLC0415
 
-        daemon = router = changelog.Ledger
+        new_changelog = dict.fromkeys(OWNERS, changelogs.Ledger)
+        judged = {"anomalous": False}
+
+        def new_partition(rules: Any, masks: Any, judge: Any, changelog: Any) -> Any:  # noqa: ANN401 - of any version
+            fingerprint = hashlib.sha256(repr((rules, masks.rules)).encode()).hexdigest()[:16]
+            return Partition("input", 0, Meaning(rules, masks, fingerprint, judge), changelog)
+
     else:
-        from functools import partial  # noqa: PLC0415
-
-        from loggpt_stream.alerts.alert import Judged  # noqa: PLC0415
+        from loggpt_stream.alerts.alert import JudgedSession  # noqa: PLC0415
         from loggpt_stream.daemon.state_formats import STATE_FORMATS as OF_DAEMON  # noqa: PLC0415
-        from loggpt_stream.kafka import changelog  # noqa: PLC0415
+        from loggpt_stream.kafka import changelog as changelogs  # noqa: PLC0415
+        from loggpt_stream.lines.gathering import Gathering  # noqa: PLC0415
         from loggpt_stream.route.state_formats import STATE_FORMATS as OF_ROUTER  # noqa: PLC0415
 
-        daemon, router = (partial(changelog.Changelog, formats=each) for each in (OF_DAEMON, OF_ROUTER))
+        formats = {"daemon": OF_DAEMON, "router": OF_ROUTER}
+        new_changelog = {program: partial(changelogs.Changelog, formats=each) for program, each in formats.items()}
+        judged = {}
+
+        def new_partition(rules: Any, masks: Any, judge: Any, changelog: Any) -> Any:  # noqa: ANN401 - of any version
+            return Partition("input", 0, Gathering(rules, masks), judge, changelog)
+
     return SimpleNamespace(
-        Meaning=Meaning,
-        Partition=Partition,
+        new_partition=new_partition,
         RoutedPartition=RoutedPartition,
-        Judged=Judged,
-        daemon_changelog=daemon,
-        router_changelog=router,
-        changelog=changelog,
+        JudgedSession=JudgedSession,
+        judged=judged,
+        new_changelog=new_changelog,
+        changelogs=changelogs,
     )
 
 
-def daemon_partition(code: SimpleNamespace, preprocessing: str, most_changes: int = 4) -> tuple[Any, Any]:
-    """Return a partition, and its changelog."""
+def daemon_partition(code: SimpleNamespace, idle_gap_s: float = 25.0) -> tuple[Any, Any]:
+    """Return a partition under a bundle whose rules have this idle gap, and its changelog."""
     from loggpt_stream.lines.masks import Masks  # noqa: PLC0415
     from loggpt_stream.lines.rules import SessionRules  # noqa: PLC0415
     from loggpt_stream.model.calibration import Calibration, Judge, KindCalibration  # noqa: PLC0415
 
-    rules = SessionRules(unkeyed="window", idle_gap_s=25.0, max_lines=6, grace_s=2.0)
+    rules = SessionRules(unkeyed="window", idle_gap_s=idle_gap_s, max_lines=6, grace_s=2.0)
     kind = KindCalibration(
         combination="unused",
         threshold=1.0,
@@ -103,16 +117,15 @@ def daemon_partition(code: SimpleNamespace, preprocessing: str, most_changes: in
         normal_scores=(1.0,),
     )
     calibration = Calibration({"instance": kind})
-    meaning = code.Meaning(rules, Masks(), preprocessing, lambda: Judge(calibration))
-    changelog = code.daemon_changelog(OWNERS["daemon"], most_changes=most_changes)
-    return code.Partition("input", 0, meaning, changelog), changelog
+    changelog = code.new_changelog["daemon"](OWNERS["daemon"], most_changes=4)
+    return code.new_partition(rules, Masks(), lambda: Judge(calibration), changelog), changelog
 
 
 def router_partition(code: SimpleNamespace) -> tuple[Any, Any]:
     """Return a router's partition, and its changelog."""
     from loggpt_stream.lines.rules import KEY_SOURCES  # noqa: PLC0415
 
-    changelog = code.router_changelog(OWNERS["router"], most_changes=4)
+    changelog = code.new_changelog["router"](OWNERS["router"], most_changes=4)
     return code.RoutedPartition("raw", 0, KEY_SOURCES, None, changelog), changelog
 
 
@@ -174,20 +187,20 @@ def daemon_pairs(code: SimpleNamespace) -> list[tuple[bytes, bytes | None]]:
     from loggpt_stream.model.calibration import Verdict  # noqa: PLC0415
     from loggpt_stream.model.scoring import SessionScore  # noqa: PLC0415
 
-    code.changelog.PART_BYTES = 600
+    code.changelogs.PART_BYTES = 600
     pairs: list[tuple[bytes, bytes | None]] = [(b"barrier", b"0"), (b"7/0", None)]
-    partition, _ = daemon_partition(code, "another bundle")
+    partition, _ = daemon_partition(code, idle_gap_s=24.0)
     partition.begin_at(0)
 
     def judged(session: Any) -> Any:  # noqa: ANN401 - of any version
         score = SessionScore(np.zeros(len(session.lines)), [], {})
-        return code.Judged("input", 0, session, score, Verdict(anomalous=False))
+        return code.JudgedSession("input", 0, session, score, Verdict(**code.judged))
 
     records = _input()
     for offset, (value, headers) in enumerate(records):
         if offset == _ANOTHER_BUNDLE_AT:
             # Another bundle: what is open now was gathered under the one before.
-            partition, changelog = daemon_partition(code, "bundle")
+            partition, changelog = daemon_partition(code)
             partition.restore(changelog.read(pairs))
             pairs.append((b"barrier", b"1"))
         partition.feed(Record(value, "input", 0, offset, _START_S + 3600 + offset, headers=headers), _START_S + 7200)
@@ -208,7 +221,7 @@ def router_pairs(code: SimpleNamespace) -> list[tuple[bytes, bytes | None]]:
     """Return keys and values of the router's state topic."""
     from loggpt_stream.lines.record import Record  # noqa: PLC0415
 
-    code.changelog.PART_BYTES = 300
+    code.changelogs.PART_BYTES = 300
     pairs: list[tuple[bytes, bytes | None]] = [(b"barrier", b"0")]
     partition, _ = router_partition(code)
     partition.begin_at(0)
@@ -222,7 +235,7 @@ def router_pairs(code: SimpleNamespace) -> list[tuple[bytes, bytes | None]]:
 
 def restored_daemon(code: SimpleNamespace, pairs: list[tuple[bytes, bytes | None]]) -> dict[str, Any]:
     """Return all that a partition of the daemon has after its state was read."""
-    partition, changelog = daemon_partition(code, "bundle")
+    partition, changelog = daemon_partition(code)
     partition.restore(changelog.read(pairs))
     tables = partition.sessionizer.tables
     return _json(
