@@ -6,8 +6,9 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from calibrate.settings import CalibrateSettings, DiagnoseSettings, EvaluateSettings, ScoringSettings
+from loggpt_stream.command import Command, Commands
 from loggpt_stream.model.manifest import require_bundle
-from loggpt_stream.program import Command, Commands, run_program
+from loggpt_stream.program import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

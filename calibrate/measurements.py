@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from loggpt_stream.history.labels import Labels
     from loggpt_stream.lines.session import Session
-    from loggpt_stream.model.scoring import SessionScore
+    from loggpt_stream.model.session_score import SessionScore
 
 # Lines that came so often, behind so many different ones, show whether the model reads them in their context.
 _OFTEN: Final = 5

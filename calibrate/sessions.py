@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from loggpt_stream.history.labels import Labels
     from loggpt_stream.lines.session import Session
     from loggpt_stream.model.bundle import Bundle
-    from loggpt_stream.model.scoring import Scorer, SessionScore
+    from loggpt_stream.model.scoring import Scorer
+    from loggpt_stream.model.session_score import SessionScore
 
 _BATCH_SESSIONS: Final = 256
 _PROGRESS_S: Final = 5.0

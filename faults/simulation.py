@@ -39,7 +39,7 @@ from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.message import Message
 from loggpt_stream.model.calibration import Calibration, Judge, Verdict
-from loggpt_stream.model.scoring import SessionScore
+from loggpt_stream.model.session_score import SessionScore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence

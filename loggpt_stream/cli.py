@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from loggpt_stream import __version__
-from loggpt_stream.program import Command, Commands, run_program
+from loggpt_stream.command import Command, Commands
+from loggpt_stream.program import run_program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,14 +13,14 @@ from argcomplete.completers import FilesCompleter
 from argcomplete.lexers import split_line
 from argcomplete.shell_integration import shellcode
 
-from loggpt_stream.program import Command
+from loggpt_stream.command import Command
 from loggpt_stream.settings import Parser, add_flags
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
     from collections.abc import Sequence
 
-    from loggpt_stream.program import Commands
+    from loggpt_stream.command import Commands
 
 PROGRAMS: Final = ("loggpt-stream", "loggpt-train", "loggpt-calibrate")
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from loggpt_stream.lines.session import Session
     from loggpt_stream.model.line_frequencies import LineFrequencies
-    from loggpt_stream.model.scoring import SessionScore
+    from loggpt_stream.model.session_score import SessionScore
 
 NOVA34 = str(files("loggpt_stream") / "data" / "nova34" / "nova34.log.xz")
 RULES = SessionRules(idle_gap_s=60.0)

@@ -15,7 +15,7 @@ OURS = ("loggpt_stream", "trainer", "calibrate")
 TESTING = frozenset({"tests", "testing", "benchmarks", "faults"})
 # Single modules that anybody may use: they know nothing of logs, models or Kafka.
 LEAVES = frozenset({
-    "completion", "errors", "log_events", "logs", "message", "package", "process", "program",
+    "command", "completion", "errors", "log_events", "logs", "message", "package", "process", "program",
     "record_headers", "settings", "terminal",
 })  # fmt: skip
 # Finds the settings of every command, which it must not name: it imports whatever module is called `settings`.
@@ -32,8 +32,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "log_events": frozenset(),
     "record_headers": frozenset(),
     "settings": frozenset({"errors"}),
-    "program": frozenset({"package", "errors", "settings", "terminal", "completion"}),
-    "completion": frozenset({"program", "settings"}),
+    "command": frozenset({"errors", "settings"}),
+    "completion": frozenset({"command", "settings"}),
+    "program": frozenset({"package", "errors", "terminal", "command", "completion"}),
     "process": frozenset({"errors", "logs"}),
     "model": LEAVES | {"lines"},
     "kafka": LEAVES,
@@ -141,6 +142,35 @@ def test_imports_point_one_way(module: str) -> None:
     path = MODULES[module]
     source = path.read_text()
     assert offences(source, module, is_package=path.name == "__init__.py", known=frozenset(MODULES)) == []
+
+
+def circles(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
+    """Return the groups of modules that import each other, for types too."""
+    reach: dict[str, set[str]] = {}
+    for start, imported in graph.items():
+        seen: set[str] = set()
+        waiting = list(imported)
+        while waiting:
+            module = waiting.pop()
+            if module not in seen:
+                seen.add(module)
+                waiting += graph[module]
+        reach[start] = seen
+    found = {tuple(sorted(m for m in reach[start] if start in reach[m])) for start in graph if start in reach[start]}
+    return sorted(found)
+
+
+def test_no_two_modules_import_each_other_not_even_by_way_of_others() -> None:
+    known = frozenset(MODULES)
+    graph = {
+        module: imports(path.read_text(), module, is_package=path.name == "__init__.py", known=known) & known - {module}
+        for module, path in MODULES.items()
+    }
+    assert circles(graph) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [("a", "b", "c")]
 
 
 KNOWN = frozenset({"loggpt_stream", "loggpt_stream.errors", "loggpt_stream.lines.masks", "loggpt_stream.daemon.source"})

@@ -13,8 +13,9 @@ import pytest
 from calibrate.cli import main as calibrate
 from loggpt_stream import __version__
 from loggpt_stream.cli import main as stream
+from loggpt_stream.command import Command, Commands
 from loggpt_stream.errors import UserError
-from loggpt_stream.program import Command, Commands, run_program
+from loggpt_stream.program import run_program
 from loggpt_stream.settings import Settings
 from trainer.cli import main as train
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loggpt_stream.lines.session import Session
-    from loggpt_stream.model.scoring import Scorer, SessionScore
+    from loggpt_stream.model.scoring import Scorer
+    from loggpt_stream.model.session_score import SessionScore
 
 Z_LIMIT: Final = 4.0
 _MOST: Final = 3

@@ -6,7 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.program import Command, run_program
+from loggpt_stream.command import Command
+from loggpt_stream.program import run_program
 from trainer.settings import TrainerSettings
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loggpt_stream.lines.session import Line, Session
     from loggpt_stream.model.calibration import Verdict
     from loggpt_stream.model.detector import Detector
-    from loggpt_stream.model.scoring import SessionScore
+    from loggpt_stream.model.session_score import SessionScore
 
 ECS_VERSION: Final = "9.1.0"
 CE_TYPE: Final = "io.loggpt.session.anomaly.v1"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from loggpt_stream.lines.session import Session
     from loggpt_stream.model.calibration import Verdict
     from loggpt_stream.model.line_frequencies import LineFrequencies
-    from loggpt_stream.model.scoring import SessionScore
+    from loggpt_stream.model.session_score import SessionScore
 
 MOST: Final = 5
 # What adds less than a third of what the first one adds did not decide.

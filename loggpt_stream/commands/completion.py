@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from loggpt_stream.program import Command, Commands
+from loggpt_stream.command import Command, Commands
 from loggpt_stream.settings import Settings
 
 _HELP: Final = """\

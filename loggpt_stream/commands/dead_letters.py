@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+from loggpt_stream.command import Command, Commands
 from loggpt_stream.dead_letters.settings import ListSettings, PickSettings, ReinjectSettings
-from loggpt_stream.program import Command, Commands
 
 if TYPE_CHECKING:
     from types import ModuleType

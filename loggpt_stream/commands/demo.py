@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from loggpt_stream.command import Command
 from loggpt_stream.demo.settings import DemoSettings
-from loggpt_stream.program import Command
 
 _HELP: Final = """\
 Train a small model on the first part of a recording of a real Nova 34, calibrate it on the second, and stream the third

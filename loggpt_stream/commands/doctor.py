@@ -6,8 +6,8 @@ from typing import Final
 
 from loggpt_stream.checks.doctor import examine
 from loggpt_stream.checks.settings import DoctorSettings
+from loggpt_stream.command import Command
 from loggpt_stream.daemon.settings import DaemonSettings
-from loggpt_stream.program import Command
 
 _HELP: Final = """\
 Check what the daemon needs, with the daemon's own settings, and say what to do about each finding.

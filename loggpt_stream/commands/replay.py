@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from loggpt_stream.command import Command
 from loggpt_stream.history.files import expand
 from loggpt_stream.model.manifest import require_bundle
-from loggpt_stream.program import Command
 from loggpt_stream.replay.settings import ReplaySettings
 
 _HELP: Final = """\

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from loggpt_stream.program import Command
+from loggpt_stream.command import Command
 from loggpt_stream.route.settings import RouteCommand
 
 _HELP: Final = """\

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from loggpt_stream.command import Command
 from loggpt_stream.daemon.settings import DaemonSettings
 from loggpt_stream.model.manifest import require_bundle
-from loggpt_stream.program import Command
 
 _HELP: Final = """\
 Read log records from a Kafka topic, gather them to sessions, score closed sessions, publish alerts.

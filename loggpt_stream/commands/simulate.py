@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from loggpt_stream.program import Command
+from loggpt_stream.command import Command
 from loggpt_stream.simulator.settings import SimulateSettings
 
 _HELP: Final = """\

@@ -8,8 +8,6 @@ import lzma
 import re
 import time
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import orjson
@@ -17,6 +15,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from loggpt_stream.demo.recording import LABELS, RECORDING
 from loggpt_stream.errors import UserError
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Record
@@ -24,14 +23,12 @@ from loggpt_stream.terminal import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from rich.console import Console
 
     from loggpt_stream.demo.stages import RunningDaemon
 
-_DATA: Final = Path(str(files("loggpt_stream"))) / "data" / "nova34"
-RECORDING: Final = _DATA / "nova34.log.xz"
-LABELS: Final = _DATA / "nova34.labels.csv"
 _DRAIN_S: Final = 120.0
 
 

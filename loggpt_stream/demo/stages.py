@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import orjson
 
-from loggpt_stream.demo.play import LABELS, RECORDING
+from loggpt_stream.demo.recording import LABELS, RECORDING
 from loggpt_stream.errors import UserError
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from loggpt_stream.model.calibration import Calibration, EarlyCalibration, Verdict
     from loggpt_stream.model.drift_mode import DriftMode
     from loggpt_stream.model.line_frequencies import LineFrequencies
-    from loggpt_stream.model.scoring import Prepared, Scorer, SessionScore
+    from loggpt_stream.model.scoring import Prepared, Scorer
+    from loggpt_stream.model.session_score import SessionScore
 
 
 @dataclass(frozen=True, slots=True)

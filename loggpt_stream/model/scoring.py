@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from loggpt_stream.logs import get_logger
 from loggpt_stream.model.line_frequencies import EMPTY
 from loggpt_stream.model.losses import token_losses, token_ranks
 from loggpt_stream.model.sequence import END_OF_SESSION, Passes, Window, windows
+from loggpt_stream.model.session_score import SessionScore
 from loggpt_stream.model.statistics import (
     LENGTH,
     LINE_STATISTICS,
@@ -74,23 +75,6 @@ class Prepared:
     def tokens(self) -> int:
         """Return how many tokens the model reads for it."""
         return sum(len(window.ids_T) for window in self.windows)
-
-
-@dataclass(frozen=True, slots=True)
-class SessionScore:
-    """What scoring says of one session. Losses are in nats.
-
-    line_losses_L: summed over the tokens of each line. token_losses: per line, one value a token. line_set,
-    line_set_losses_D: the session's D distinct lines, the commonest first, and their losses. statistics: by name, see
-    `loggpt_stream.model.statistics`. untimely: index of the line behind `untimely_line`, or None.
-    """
-
-    line_losses_L: np.ndarray
-    token_losses: list[np.ndarray]
-    statistics: dict[str, float]
-    line_set: list[str] = field(default_factory=list)
-    line_set_losses_D: np.ndarray = field(default_factory=lambda: np.empty(0))
-    untimely: int | None = None
 
 
 class AbandonedError(Exception):

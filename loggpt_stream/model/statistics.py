@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from loggpt_stream.lines.session import Session
     from loggpt_stream.model.line_frequencies import LineFrequencies
-    from loggpt_stream.model.scoring import SessionScore
+    from loggpt_stream.model.session_score import SessionScore
 
 CLIP_NATS: Final = 20.0
 TOP_K: Final = 5

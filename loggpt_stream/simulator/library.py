@@ -19,7 +19,7 @@ from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.names import Fate
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.lines.sessionizer import Sessionizer
-from loggpt_stream.simulator.settings import SPLITS
+from loggpt_stream.simulator.splits import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from loggpt_stream.kafka.settings import ConnectionSettings
 from loggpt_stream.simulator.shippers import SHIPPERS, known_shipper
+from loggpt_stream.simulator.splits import SPLITS
 
-SPLITS: Final = ("train", "val", "test", "day2")
 TO_KAFKA: Final = "kafka:"
 
 

@@ -18,7 +18,7 @@ from loggpt_stream.lines.names import CloseReason, SessionKind
 from loggpt_stream.lines.session import Line, Session
 from loggpt_stream.model.calibration import Judge, Verdict
 from loggpt_stream.model.detector import Detector
-from loggpt_stream.model.scoring import SessionScore
+from loggpt_stream.model.session_score import SessionScore
 from loggpt_stream.record_headers import ALERT_HEADERS, SCORE_FIELDS
 from testing.tiny_bundle import nova34, tiny_bundle
 

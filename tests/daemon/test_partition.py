@@ -18,7 +18,7 @@ from loggpt_stream.lines.record import Record
 from loggpt_stream.lines.rules import SessionRules
 from loggpt_stream.model.calibration import Calibration, Judge, Verdict
 from loggpt_stream.model.drift_mode import DriftMode
-from loggpt_stream.model.scoring import SessionScore
+from loggpt_stream.model.session_score import SessionScore
 from testing.tiny_bundle import judged_early_by
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from loggpt_stream.errors import UserError
 from loggpt_stream.model import scoring
 from loggpt_stream.model.gpt import choose_device, new_model
 from loggpt_stream.model.losses import token_losses
-from loggpt_stream.model.scoring import AbandonedError, Scorer, SessionScore
+from loggpt_stream.model.scoring import AbandonedError, Scorer
 from loggpt_stream.model.sequence import Passes
 from loggpt_stream.model.shape import ModelShape
 from loggpt_stream.model.statistics import (
@@ -36,6 +36,8 @@ from trainer.material import count_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from loggpt_stream.model.session_score import SessionScore
 
 SESSIONS = nova34().sessions[:40]
 LINE_FREQUENCIES = count_lines(SESSIONS)
