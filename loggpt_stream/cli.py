@@ -24,6 +24,7 @@ loggpt-stream {__version__}: finds abnormal sessions in OpenStack logs
   loggpt-stream doctor     check bundle, device, Kafka and the input, with a remedy for each finding; create topics
   loggpt-stream dead-letters  records that could not be read: list and explain them, put them back
   loggpt-stream demo       train, calibrate, stream and alert on the logs that ship with the package, in minutes
+  loggpt-stream completion  what a shell reads so that the tab key completes commands and flags
 
 Each has a --help with examples. What the daemon loads is made by two more commands:
 
