@@ -18,7 +18,7 @@ from calibrate import plots
 from calibrate.curves import CONFIDENCE, RESAMPLES, auc_roc, counts_at, most_shared_score, sweep_thresholds
 from calibrate.evaluation import promised_interval
 from calibrate.per_kind import is_collapsed
-from calibrate.sessions import printable, told
+from calibrate.sessions import listed, printable
 from loggpt_stream.lines.names import CloseReason
 from loggpt_stream.model.statistics import COMBINATIONS, COMBINED
 
@@ -136,7 +136,7 @@ def write_diagnosis(directory: Path, diagnosis: Diagnosis, selection: Selection,
 
 def diagnosis_summary(diagnosis: Diagnosis, selection: Selection) -> Iterator[str]:
     """Yield the lines that the command prints: every finding with its evidence, or that there is none."""
-    yield f"{len(selection.sessions):,} sessions ({told(selection.left_out) or 'none'} left out)"
+    yield f"{len(selection.sessions):,} sessions ({listed(selection.left_out) or 'none'} left out)"
     for finding in diagnosis.findings:
         yield f"{finding.severity.upper()} {finding.title}: {finding.seen}"
         yield from (f"    {each}" for each in finding.evidence)
@@ -196,7 +196,8 @@ def _calibration_text(outcome: CalibrationOutcome, selection: Selection, saved: 
     yield ""
     yield _bundle_line(saved)
     yield ""
-    yield f"**Scored:** {len(selection.sessions):,} sessions. {origin} Left out: {told(selection.left_out) or 'none'}."
+    left_out = listed(selection.left_out) or "none"
+    yield f"**Scored:** {len(selection.sessions):,} sessions. {origin} Left out: {left_out}."
     still_open = sum(session.close_reason == CloseReason.END_OF_INPUT for session in selection.sessions)
     if still_open:
         yield (
@@ -404,7 +405,7 @@ def _evaluation_text(evaluation: Evaluation, selection: Selection, bundle: Bundl
     yield ""
     yield _bundle_line(bundle)
     yield "None of the sessions was in its training, validation or calibration sessions."
-    yield f"Left out: {told(selection.left_out) or 'none'}."
+    yield f"Left out: {listed(selection.left_out) or 'none'}."
     for kind in evaluation.kinds:
         yield from _evaluated_kind_text(kind)
     if evaluation.left_out:
@@ -489,7 +490,7 @@ def _diagnosis_text(diagnosis: Diagnosis, selection: Selection, bundle: Bundle) 
     yield ""
     yield _bundle_line(bundle)
     yield ""
-    yield f"**Read:** {len(selection.sessions):,} sessions. Left out: {told(selection.left_out) or 'none'}."
+    yield f"**Read:** {len(selection.sessions):,} sessions. Left out: {listed(selection.left_out) or 'none'}."
     yield ""
     yield f"**{_found(diagnosis)}**"
     yield ""

@@ -108,7 +108,7 @@ def select(
     if not chosen:
         raise UserError(
             f"no session to score in {corpus.reading.records} records ({len(corpus.sessions)} sessions; left out: "
-            f"{told(left_out) or 'none'}; {corpus.fates[Fate.UNKEYED]} lines without a session key). "
+            f"{listed(left_out) or 'none'}; {corpus.fates[Fate.UNKEYED]} lines without a session key). "
             f"{_advice(only)}"
         )
     return Selection(chosen, left_out, _traffic(corpus.sessions))
@@ -202,7 +202,7 @@ def printable(text: str) -> str:
     return clean if len(clean) <= _RAW_CHARS else clean[:_RAW_CHARS] + " …"
 
 
-def told(counts: Counter[str]) -> str:
+def listed(counts: Counter[str]) -> str:
     """Return counts in words."""
     return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
 

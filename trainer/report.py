@@ -146,7 +146,7 @@ def write_report(
     """Write training_report.json and learning_curve.png to the report directory."""
     directory = settings.report_directory
     directory.mkdir(parents=True, exist_ok=True)
-    told: dict[str, Any] = {
+    report: dict[str, Any] = {
         "bundle": str(bundle.path),
         "fingerprint": bundle.fingerprint,
         "model_fingerprint": bundle.model_fingerprint,
@@ -158,7 +158,7 @@ def write_report(
         "abnormal": {"z_limit": Z_LIMIT, "share": look.share, **asdict(look)},
     }
     (directory / "training_report.json").write_bytes(
-        orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        orjson.dumps(report, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     )
     draw_curve(directory / "learning_curve.png", curve)
 

@@ -67,14 +67,14 @@ def with_found(settings: TrainerSettings, found: Found) -> TrainerSettings:
 def write_trials(file: Path, search: dict[str, Any], trials: Sequence[Trial]) -> None:
     """Write `trials`, and what identifies their search: all of it or nothing, whenever the process dies."""
     best = min((trial for trial in trials if trial.whole), key=lambda trial: trial.loss, default=None)
-    told = {
+    saved = {
         "search": search,
         "best": best and {"number": best.number, "validation_line_loss": best.loss},
         "trials": [asdict(trial) for trial in trials],
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_suffix(".new")
-    new.write_bytes(orjson.dumps(told, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    new.write_bytes(orjson.dumps(saved, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     new.replace(file)
 
 
@@ -83,10 +83,10 @@ def read_trials(file: Path, search: dict[str, Any]) -> list[Trial]:
     if not file.exists():
         return []
     try:
-        told: dict[str, Any] = orjson.loads(file.read_bytes())
-        if told["search"] != search:
+        saved: dict[str, Any] = orjson.loads(file.read_bytes())
+        if saved["search"] != search:
             return []
-        curves = [tuple(EpochLosses(**losses) for losses in trial["curve"]) for trial in told["trials"]]
-        return [Trial(**{**trial, "curve": curve}) for trial, curve in zip(told["trials"], curves, strict=True)]
+        curves = [tuple(EpochLosses(**losses) for losses in trial["curve"]) for trial in saved["trials"]]
+        return [Trial(**{**trial, "curve": curve}) for trial, curve in zip(saved["trials"], curves, strict=True)]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the trials in {file} are damaged ({error}): start afresh with --no-resume.") from error

@@ -121,7 +121,7 @@ class AlertWriter:
         """Return what no schema but ours has: scores, statistics, session and lines."""
         session, verdict = judged.session, judged.verdict
         frequencies = self._detector.line_frequencies(session.kind)
-        told: dict[str, Any] = {
+        details: dict[str, Any] = {
             "score": verdict.score,
             "threshold": verdict.threshold,
             "p_value": verdict.p_value,
@@ -139,8 +139,8 @@ class AlertWriter:
             "absent_lines": evidence.absent_lines(session, frequencies) if judged.stage == "final" else [],
         }
         if early := self._early(judged):
-            told["early"] = early
-        return told
+            details["early"] = early
+        return details
 
     def _headers(self, session: Session, event_id: str, end_s: float) -> tuple[tuple[str, bytes], ...]:
         """Return the headers: CloudEvents 1.0 in the binary mode of its Kafka binding, and the trace context."""
@@ -264,11 +264,11 @@ def _top(score: SessionScore) -> list[int]:
     return indices
 
 
-def _shorten(told: dict[str, Any]) -> None:
-    for line in told["top_lines"]:
+def _shorten(details: dict[str, Any]) -> None:
+    for line in details["top_lines"]:
         del line["token_losses"]
     for name in ("top_lines", "unseen_lines", "absent_lines"):
-        for line in told[name]:
+        for line in details[name]:
             line["text"] = line["text"][:_SMALL_CHARS]
 
 

@@ -193,7 +193,7 @@ async def _bounds(kafka: KafkaSettings, span: Span, partitions: list[TopicPartit
 async def _why_silent(consumer: AIOKafkaConsumer, kafka: KafkaSettings, unread: _Offsets) -> str:
     """Return why a reader of what is committed gets nothing more, before it came to the ends of `unread`."""
     topic = next(iter(unread)).topic
-    told = f"Kafka at {kafka.bootstrap} gave nothing more of topic {topic} for {_SILENCE_S:.0f} s"
+    stalled = f"Kafka at {kafka.bootstrap} gave nothing more of topic {topic} for {_SILENCE_S:.0f} s"
     try:
         async with asyncio.timeout(_ASK_WITHIN_S):
             readable = await consumer.end_offsets(list(unread))
@@ -202,10 +202,10 @@ async def _why_silent(consumer: AIOKafkaConsumer, kafka: KafkaSettings, unread: 
     held = sorted(each.partition for each, end in readable.items() if end < unread[each])
     if held:
         return (
-            f"{told}: on partition {', '.join(map(str, held))} a transaction is open, and what lies behind it cannot "
-            "be read yet. Try again: its writer ends it, or the broker does when it times out (within minutes)."
+            f"{stalled}: on partition {', '.join(map(str, held))} a transaction is open, and what lies behind it "
+            "cannot be read yet. Try again: its writer ends it, or the broker does when it times out (within minutes)."
         )
-    return f"{told}, with {len(unread)} partitions unread: check the broker, then run the command again."
+    return f"{stalled}, with {len(unread)} partitions unread: check the broker, then run the command again."
 
 
 async def _partitions(kafka: KafkaSettings, topic: str) -> list[int]:

@@ -88,7 +88,7 @@ def decode(record: Record, *, pin: Shape | None = None) -> list[Event]:
     except UndecodableError:
         raise
     except Exception as error:
-        # A mistake of ours. Raised on, it would end whoever has the partition, at this record, again and again.
+        # A bug of the decoder. Let out, it would end every process that reads this record, again and again.
         raise UndecodableError(DeadLetterReason.DECODER_FAILED, repr(error)) from error
 
 
@@ -99,7 +99,7 @@ def _decode(record: Record, pin: Shape | None) -> list[Event]:
         raise UndecodableError(
             DeadLetterReason.TOO_LONG, f"{len(record.value)} bytes, and at most {MAX_RECORD_BYTES} are read"
         )
-    # Producers write what they like: beyond these no calendar goes.
+    # A producer may write any number as a timestamp; outside these it is no date.
     time_s = record.timestamp_s if 0.0 <= record.timestamp_s <= LATEST_S else 0.0
     envelope = Envelope(_PLAIN, time_s, _session_header(record) if record.headers else None)
     text = _text(record.value)

@@ -1,6 +1,6 @@
 """What enters and leaves the decoder: a Kafka record, and the log events found in it.
 
-Nobody changes either. They are not frozen all the same: for every line that would cost as much as masking it.
+Neither is changed once it is made. They are not frozen, because that would cost as much a line as masking does.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def as_record(record: Any) -> Record:  # noqa: ANN401 - a Kafka client's record:
 def arrival_s(record: Record, now_s: float) -> float:
     """Return when a record came in: by its timestamp, if that can be one and is not ahead of `now_s`; else now.
 
-    A record from the future says that some clock is wrong; our own is the better guess.
+    Where a record comes from the future, some clock is wrong: then this host's clock is the better guess.
     """
     return min(record.timestamp_s, now_s) if _KAFKA_S <= record.timestamp_s <= LATEST_S else now_s
 

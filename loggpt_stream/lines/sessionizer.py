@@ -72,7 +72,7 @@ class Sessionizer:
     ) -> None:
         """Start with no open session, or with what `tables` hold. The limits hold for this partition alone.
 
-        changes: is told of every change, where somebody wants to store them.
+        changes: notes every change, for whoever stores them.
         """
         self.rules = rules
         self.max_open_sessions = max_open_sessions
@@ -87,7 +87,7 @@ class Sessionizer:
         # Memory of the open sessions after raw texts were dropped, while that is recent.
         self._spared_bytes = 0.0
         self._grace_s = min(rules.grace_s, rules.idle_gap_s)
-        # Most lines close nothing, and need not look at who is due first.
+        # Before this time no session is due: most lines need not look at the queues.
         self._none_due_before_s = NEVER
 
     @property
@@ -115,15 +115,15 @@ class Sessionizer:
         tables.index = tables.index + 1 if offset == tables.offset else 0
         tables.offset = offset
         if event.fragment and self._continue(event):
-            # It happened when its event happened. A line without header has no other time than its record's, which in
-            # a topic that is read again may be days later.
+            # It happened when its event did. Without a header it has only its record's time, which is days later where
+            # a topic is read again.
             return []
         # To the microsecond, which is what times are stored by.
         own_time_s = time_s = round(event.time_s, 6)
         if time_s > arrival_s + self.rules.max_future_s:
             time_s = round(arrival_s + self.rules.max_future_s, 6)
         key = self._key(event, max(tables.watermark_s, time_s))
-        # A dropped line without header may well have no time but that of its reading, hours after the lines around it.
+        # A dropped line without header may have only the time at which it was read, hours after the lines around it.
         timed = key is not None or event.logger
         closed = self.advance(time_s) if timed else []
         if key is None:
@@ -198,7 +198,7 @@ class Sessionizer:
         return self._closed([self._close(session, CloseReason.END_OF_INPUT, self.watermark_s) for session in sessions])
 
     def _continue(self, fragment: Event) -> bool:
-        """Give a fragment to the event it continues. False where it must stand as a line of its own."""
+        """Add a fragment to the event that it continues; return False where it must be a line of its own."""
         parent = self.tables.parents.find(fragment)
         if parent is None:
             if stands_alone(fragment):
@@ -242,7 +242,7 @@ class Sessionizer:
         self._grow(session, size)
 
     def _key(self, event: Event, now_s: float) -> Key | None:
-        """Return whose line this is, by what is open at `now_s`."""
+        """Return the key of the session that this line belongs to, by what is open at `now_s`."""
         order = self.rules.key_order
         linking, request = link_of(event, order), request_of(event)
         if linking is not None:

@@ -5,8 +5,9 @@ sessions consist of, line by line; `sessions.safetensors` the fingerprints of th
 evaluation can refuse them; `loggpt.json` masks, session rules, passes, calibration and the SHA-256 of every file, and
 is itself sealed by `fingerprint`, the SHA-256 of the rest of it. There is no pickle in it.
 
-All of that finds damage. Who may write to the directory can seal another bundle: against that there is a detached
-signature of `loggpt.json`, made and verified with `openssl pkeyutl` (Ed25519, RFC 8032), in `loggpt.json.sig`.
+All of that detects damage. It does not stop somebody who may write to the directory from sealing a bundle of their
+own: for that there is a detached signature of `loggpt.json`, made and verified with `openssl pkeyutl` (Ed25519,
+RFC 8032), in `loggpt.json.sig`.
 """
 
 from __future__ import annotations
@@ -271,8 +272,8 @@ def _check_names(path: Path, files: Mapping[str, str], *, signed: bool) -> None:
     elsewhere = [name for name in files if Path(name).name != name]
     missing = sorted({*_MODEL_FILES, _SESSIONS} - files.keys())
     if elsewhere or missing:
-        told = f"names a file elsewhere, {elsewhere[0]!r}" if elsewhere else f"does not name {', '.join(missing)}"
-        raise BundleError(f"{path / MANIFEST} {told}: it was not written by loggpt-train. Train and calibrate again.")
+        fault = f"names a file elsewhere, {elsewhere[0]!r}" if elsewhere else f"does not name {', '.join(missing)}"
+        raise BundleError(f"{path / MANIFEST} {fault}: it was not written by loggpt-train. Train and calibrate again.")
     # What stands beside them may be read too: transformers takes further files by name.
     known = {*files, MANIFEST, SIGNATURE}
     others = sorted(file.name for file in path.iterdir() if file.name not in known and not file.name.startswith("."))

@@ -246,9 +246,9 @@ class Judge:
         }
 
     def resume(self, state: Mapping[str, Any]) -> bool:
-        """Go on from what `state` gave. False where it was under another calibration, or is odd.
+        """Go on from what `state` gave. Returns False where that is of another calibration, or malformed.
 
-        Then this is of no more use: begin with a new one.
+        After False this judge is half changed: make a new one.
         """
         if state.get("calibration") != self._calibration:
             return False

@@ -3,11 +3,11 @@
 The early score is the sum of the surprises of `max_line_loss` and `unseen_lines` over the lines so far. A further line
 can only raise the maximum and the count, and it changes no loss of the lines before it: windows are causal, blocks
 begin afresh at the same lines, and a line never seen is read by itself. A surprise never falls where its statistic
-rises. So the early score at any look is at most that of the whole session, and a threshold above which a share of
-whole normal sessions lies is passed, at any of all looks, by that share of them and no more.
+rises. So at any look the early score is at most that of the whole session. If a share of whole normal sessions
+scores above a threshold, then at most that share ever passes it, however many looks there are.
 
-That holds as long as lines keep their text. The last line of a traceback joins the text of a line that came before it,
-so whoever looks waits until that can be expected to have come.
+That holds as long as lines keep their text. The last line of a traceback changes the text of an earlier line, so a look
+leaves a line out until its traceback can have come.
 """
 
 from __future__ import annotations
