@@ -12,9 +12,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from loggpt_stream.errors import UserError
-from loggpt_stream.kafka.connection import explain, unreadable_header
+from loggpt_stream.kafka.connection import explain
 from loggpt_stream.kafka.finding import Finding, Level
 from loggpt_stream.kafka.topics import ANSWER_WITHIN_S
+from loggpt_stream.kafka.unreadable import explain_unreadable
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.names import DeadLetterReason, Fate, SessionKind
@@ -110,8 +111,8 @@ async def _newest(settings: DaemonPlacement, source: Topic) -> tuple[dict[int, i
                 try:
                     found = await consumer.getmany(*unread, timeout_ms=500)
                 except UnicodeDecodeError as error:
-                    positions = {each.partition: await consumer.position(each) for each in unread}
-                    raise UserError(unreadable_header(source.name, positions, error)) from error
+                    positions = {each: await consumer.position(each) for each in unread}
+                    raise UserError(await explain_unreadable(consumer, source.name, positions, error)) from error
                 for messages in found.values():
                     records += map(_record, messages)
                 unread = {each for each in unread if await consumer.position(each) < ends[each]}

@@ -16,7 +16,8 @@ from aiokafka.errors import KafkaError
 from loggpt_stream.errors import UserError
 from loggpt_stream.history.corpus import Corpus
 from loggpt_stream.history.files import Reading
-from loggpt_stream.kafka.connection import explain, unreadable_header, why_not
+from loggpt_stream.kafka.connection import explain, why_not
+from loggpt_stream.kafka.unreadable import explain_unreadable
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.masks import Masks
 from loggpt_stream.lines.record import Record, UndecodableError, arrival_s
@@ -157,8 +158,8 @@ async def _batches(kafka: KafkaSettings, span: Span) -> AsyncIterator[list[Recor
             try:
                 found = await consumer.getmany(timeout_ms=_POLL_MS)
             except UnicodeDecodeError as error:
-                positions = {each.partition: await consumer.position(each) for each in unread}
-                raise UserError(unreadable_header(span.topic, positions, error)) from error
+                positions = {each: await consumer.position(each) for each in unread}
+                raise UserError(await explain_unreadable(consumer, span.topic, positions, error)) from error
             for partition, messages in found.items():
                 stop = stops[partition]
                 yield [_record(message) for message in messages if message.offset < stop]

@@ -19,7 +19,7 @@ from loggpt_stream.errors import UserError
 from loggpt_stream.kafka.login import LoginError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from loggpt_stream.kafka.settings import KafkaSettings
 
@@ -105,20 +105,6 @@ def explain(error: BaseException) -> str:
                 named = _topics(each) if isinstance(each, kafka_errors.TopicAuthorizationFailedError) else []
                 return f"{sentence} ({', '.join(named)})" if named else sentence
     return f"Kafka does not do what was asked ({type(error).__name__}): see the broker's log"
-
-
-def unreadable_header(topic: str, positions: Mapping[int, int | None], error: UnicodeDecodeError) -> str:
-    """Return what to do about a record with a header whose name is no text: aiokafka gives neither it nor its offset.
-
-    positions: by partition, from where on one of them was being read.
-    """
-    places = ", ".join(f"{partition} offset {offset}" for partition, offset in sorted(positions.items()))
-    return (
-        f"topic {topic} holds a record with a header whose name is not UTF-8 ({error}), which this Kafka client cannot "
-        f"read. It stands in one of these partitions, at this offset or soon after: {places}. Find it with kcat "
-        "(-f '%p %o %h'), mend the shipper, and delete what is there up to that offset with kafka-delete-records.sh: "
-        "reading then goes on behind it, and what the daemon skipped is counted as lost."
-    )
 
 
 async def why_not(kafka: KafkaSettings, *, timeout_s: float = 10.0) -> str | None:

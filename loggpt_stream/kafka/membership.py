@@ -19,13 +19,14 @@ from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRa
 
 from loggpt_stream.errors import UserError
 from loggpt_stream.kafka.changelog import Changelog
-from loggpt_stream.kafka.connection import explain, unreadable_header
+from loggpt_stream.kafka.connection import explain
 from loggpt_stream.kafka.group_versions import GroupVersions
 from loggpt_stream.kafka.outage import Outage
 from loggpt_stream.kafka.partition_task import PartitionT, PartitionTask, PendingT, Publisher, TaskOptions
 from loggpt_stream.kafka.start_position import ANSWER_WITHIN_S, find_position
 from loggpt_stream.kafka.topics import refusal
 from loggpt_stream.kafka.transactions import stop_client
+from loggpt_stream.kafka.unreadable import explain_unreadable
 from loggpt_stream.logs import get_logger
 
 if TYPE_CHECKING:
@@ -183,8 +184,12 @@ class Membership(ConsumerRebalanceListener, Generic[PartitionT, PendingT]):  # t
             return {}
         except UnicodeDecodeError as error:
             # aiokafka gives no record of which a header's name is no text, nor any after it.
-            positions = {at.partition: self.partitions[at].position for at in self.partitions}
-            raise UserError(unreadable_header(self._settings.input_topic, positions, error)) from error
+            known = {where: partition.position for where, partition in self.partitions.items()}
+            positions = {
+                where: at for where, at in known.items() if at is not None and where in self._consumer.assignment()
+            }
+            topic = self._settings.input_topic
+            raise UserError(await explain_unreadable(self._consumer, topic, positions, error)) from error
         except KafkaError as error:
             raise UserError(
                 f"reading as a member of group {self._settings.group} failed: {explain(error)} If another process has "

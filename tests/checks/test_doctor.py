@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -324,9 +323,9 @@ async def test_a_header_name_that_is_no_text_is_a_failure_with_its_place(
     await produce(set_up, [(0, line(1))] * 3)
     await produce_unreadable_header(kafka.bootstrap, set_up.input, line(2))
     told = await examine(set_up, capsys)
-    assert told.level("input", set_up.input, "not UTF-8", "kafka-delete-records.sh") == "FAIL"
-    # It stands at offset 3, "or soon after" what is named: how much one fetch brings before it is up to the broker.
-    assert re.search(r": 0 offset [0-3][,.]", " ".join(said for _, _, said in told.rows))
+    assert (
+        told.level("input", set_up.input, "not UTF-8", "partition 0 at offset 3", "kafka-delete-records.sh") == "FAIL"
+    )
     assert told.level("group", "0 members") == "ok"  # what comes after it is looked at all the same
 
 

@@ -350,7 +350,7 @@ async def test_a_header_name_that_is_no_text_is_refused_with_its_place_and_read_
         assert await asyncio.to_thread(daemon.process.wait, 60) == 2
         said = daemon.log_path.read_text()
     assert "header whose name is not UTF-8" in said
-    assert "0 offset 1" in said
+    assert "in partition 0 at offset 1" in said
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka.bootstrap)
     await admin.start()
     await admin.delete_records({TopicPartition(topics.input, 0): RecordsToDelete(before_offset=2)})
