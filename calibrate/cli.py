@@ -45,7 +45,8 @@ Then:
 
 Each session kind (instance, request, explicit, window) has its own threshold. With labels, kinds without labels of both
 classes are not judged, unless --false-alarm-rate says by what rate they shall be. Without labels the rate is
-0.01 if none is stated. Sessions that the model learned from are refused, and so is a model whose scores say nothing.
+0.01 if none is stated. Sessions that the model learned from are refused, and so is a model whose scores cannot
+tell sessions apart.
 
 The report folder holds calibration_report.md (read this first), loss_distribution.png, roc_curve.png,
 precision_recall_curve.png (both with labels only), threshold_sweep.csv and optimal_threshold.txt. With several kinds,

@@ -54,7 +54,9 @@ class CalibrateSettings(ScoringSettings):
     contamination: float = Field(
         CONTAMINATION, ge=0, lt=0.3, description="without labels: up to this share of the sessions may be failures"
     )
-    cost_miss: float | None = Field(None, ge=0, description="with labels: cost of a missed anomaly; least cost, not F1")
+    cost_miss: float | None = Field(
+        None, ge=0, description="with labels: cost of a missed anomaly; lowest cost, not F1"
+    )
     cost_false_alarm: float | None = Field(
         None, ge=0, description="with labels: cost of a false alarm (1 beside cost-miss)"
     )

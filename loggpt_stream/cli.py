@@ -19,7 +19,7 @@ _HELP: Final = f"""\
 loggpt-stream {__version__}: finds abnormal sessions in OpenStack logs
 
   loggpt-stream run        the daemon: log records from Kafka in, alerts to Kafka out
-  loggpt-stream route      key records by session, exactly once, where the shippers cannot
+  loggpt-stream route      give each record its session as key, exactly once, where the shippers cannot
   loggpt-stream replay     score log files offline through the same code, alerts as JSON lines
   loggpt-stream simulate   make load: recorded OpenStack sessions with fresh ids, hosts and times
   loggpt-stream doctor     check bundle, device, Kafka and the input, with a remedy for each finding; create topics
@@ -37,10 +37,11 @@ New here? Run `loggpt-stream demo`. On your own logs:
   loggpt-train --out bundle /var/log/nova/
   loggpt-calibrate --bundle bundle --held-out /var/log/nova/
   loggpt-stream replay --bundle bundle /var/log/nova/nova-compute.log
+  loggpt-stream doctor --bundle bundle --kafka.bootstrap broker:9092 --create-topics
   loggpt-stream run --bundle bundle --kafka.bootstrap broker:9092 --input-topic openstack-logs
 
-Settings: flags win over LOGGPT_* variables (LOGGPT_KAFKA__BOOTSTRAP), these over --config FILE (see configs/), and
-these over the defaults.
+A setting is looked for in this order: flag, LOGGPT_* variable (LOGGPT_KAFKA__BOOTSTRAP), --config FILE (see configs/),
+default. --version prints the version.
 """
 
 # Each is imported when it runs.

@@ -15,6 +15,7 @@ import difflib
 import functools
 import os
 import pkgutil
+import re
 from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
@@ -93,6 +94,17 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=self.width, max_help_position=40)
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Take a flag. Choices are shown as they are written in files and documents."""
+        if isinstance(action.metavar, str) and action.metavar.isupper():
+            action.metavar = action.metavar.lower()
+        super().add_argument(action)
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        # What stands for a default that is none is in the description, in words; an enum's default is shown as written.
+        shown = super()._expand_help(action).replace(" (default: None)", "")
+        return re.sub(r"\(default: [A-Z]+\)$", lambda found: found[0].lower(), shown)
 
 
 class Parser(argparse.ArgumentParser):

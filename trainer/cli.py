@@ -23,14 +23,14 @@ Learn from recorded OpenStack logs how sessions (VM instances, requests) normall
   loggpt-train --search --search-minutes 30 --out bundle /var/log/nova/         tries sizes and learning rates first
   torchrun --nproc-per-node 2 -m trainer.cli --out bundle /var/log/nova/        two processes (or GPUs) share the work
 
-No labels are needed: most of what was recorded should be normal, and the summary says how much of it does not look so.
+No labels are needed: most of what was recorded should be normal, and the summary estimates how much of it is not.
 A run that was cut off goes on where it was when the same command is given again. Beside the bundle it leaves
 <out>-report/ with learning_curve.png and training_report.json.
 
 --search spends --search-minutes on trials of other layers, widths, dropout, batches and learning rates around those
 given, judges them by the loss per line of the held-out sessions, and then trains with the best (max-minutes bounds that
-training alone). The first trial is what was given, so nothing worse is chosen. best.yaml in the report holds what it
-found, for --config; search.json and search.png tell of every trial.
+training alone). The first trial has your own settings, so the result is never worse. best.yaml in the report
+holds what it found, for --config; search.json and search.png tell of every trial.
 
 The bundle is not calibrated yet. Next: loggpt-calibrate --bundle bundle INPUT, and then loggpt-stream run.
 Every setting may also stand in a YAML file (--config, see configs/trainer.yaml) or in LOGGPT_* variables."""

@@ -33,7 +33,7 @@ class SessionSettings(Section):
     max_age_s: float = Field(_RULES.max_age_s, description="an older session closes; the rest becomes its next part")
     max_lines: int = Field(_RULES.max_lines, description="a longer session closes; the rest becomes its next part")
     terminal: tuple[str, ...] = Field(_RULES.terminal, description="pieces of text that end an instance's session")
-    revival: tuple[str, ...] = Field(_RULES.revival, description="pieces of text after which it goes on all the same")
+    revival: tuple[str, ...] = Field(_RULES.revival, description="pieces of text that cancel a terminal line")
     grace_s: float = Field(_RULES.grace_s, description="seconds that a session waits after a terminal line")
     max_future_s: float = Field(_RULES.max_future_s, description="a line dated further ahead counts as this far ahead")
     tombstone_s: float = Field(_RULES.tombstone_s, description="lines so many seconds after a terminal close are late")
@@ -74,7 +74,7 @@ class ReadingSettings(Section):
     tail_lines: int = Field(
         _PASSES.tail_lines, ge=0, description="read the end once more, after so many last lines; 0: do not"
     )
-    digest: bool = Field(_PASSES.line_set, description="read the distinct lines too, commonest first: what is missing")
+    digest: bool = Field(_PASSES.line_set, description="also read each distinct line once: shows missing lines")
     hygiene: bool = Field(_PASSES.isolate_unseen, description="keep lines never seen out of the context of others")
     separator: bool = Field(_PASSES.separator, description="a token <|LOG|> before each line")
 
@@ -114,7 +114,7 @@ class TrainingSettings(Section):
     learning_rate: float = Field(2e-3, gt=0, description="highest learning rate")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's weight decay")
     warmup_steps: int = Field(30, ge=0, description="steps until the highest learning rate")
-    gradient_clip: float = Field(1.0, gt=0, description="longest gradient")
+    gradient_clip: float = Field(1.0, gt=0, description="greatest norm of the gradient")
 
 
 class TrainerSettings(SourceSettings):
@@ -126,7 +126,7 @@ class TrainerSettings(SourceSettings):
     labels: Path | None = Field(None, description="CSV whose first column is the session key or group; not needed")
     select: dict[str, str] = Field({}, description="learn only from sessions with these labels: COLUMN=VALUE")
     exclude: dict[str, str] = Field({}, description="never learn from sessions with these labels: COLUMN=VALUE")
-    group_column: str | None = Field(None, description="label column whose values are not split")
+    group_column: str | None = Field(None, description="label column: sessions of one value are not split")
     validation_fraction: float = Field(0.2, gt=0, lt=1, description="share of the sessions held out for validation")
     validation: Literal["latest", "random"] = Field("latest", description="which sessions are held out")
 

@@ -21,7 +21,7 @@ _BATCH_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 FATES: Final = {
     "line": "It is a line of an open session.",
     "continuation": "It continues a line of an open session, as the lines of a traceback do.",
-    "late_line": "It came after its session had ended, so it is in a fragment that is never judged.",
+    "late_line": "It came after its session had ended, so it is in a late session, which is never judged.",
     "late_continuation": "It continues a line of a session that has closed, so it is dropped.",
     "orphan_continuation": "It continues a line that nobody has seen, so it is dropped.",
     "unkeyed": "It names no session, so it is dropped.",
@@ -43,7 +43,7 @@ CLOSE_REASONS: Final = {
 VERDICTS: Final = {
     "normal": "The score is not above the threshold.",
     "anomalous": "The score is above the threshold: there is an alert.",
-    "late": "Not judged: it is a fragment that came after its session had ended.",
+    "late": "Not judged: its lines came after their session had ended.",
     "outdated": "Not judged: some lines were masked by the rules of an earlier bundle.",
     "kind_not_calibrated": "Not judged: the bundle has no threshold for this kind.",
 }

@@ -37,11 +37,12 @@ class DaemonPlacement(InputSettings, PlacementSettings):
     )
     alert_topic: str = Field("loggpt-alerts", description="topic for alerts")
     state_topic: str = Field(
-        "loggpt-state", description="compacted topic for what is open, with as many partitions as the input topic"
+        "loggpt-state",
+        description="compacted topic that keeps open sessions; as many partitions as the input",
     )
     score_topic: str | None = Field(None, description="topic for the score of every session, alert or not (off)")
     shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
-        None, description="pin the record shape instead of recognising each record"
+        None, description="read every record as this shape, and refuse others (each is recognised)"
     )
     device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N")
     http_port: int = Field(9464, ge=0, le=65535, description="port of /metrics and /health; 0 takes any free one")
@@ -71,10 +72,10 @@ class DaemonSettings(DaemonPlacement, MemberSettings):
         description="when normal scores rise: adapt the threshold within its bound, watch and say so, or off",
     )
     threads: int | None = Field(None, gt=0, description="CPU threads of the scorer (torch decides)")
-    batch_tokens: int = Field(8192, ge=64, description="a scoring batch holds at most so many tokens")
-    batch_wait_s: float = Field(0.5, ge=0, description="a closed session waits at most so long for others to join it")
+    batch_tokens: int = Field(8192, ge=64, description="most tokens of a scoring batch")
+    batch_wait_s: float = Field(0.5, ge=0, description="most seconds that a closed session waits for a batch")
     early_every_s: float = Field(
-        2.0, ge=0, description="seconds between looks at open sessions, for early alerts; 0 waits for each to close"
+        2.0, ge=0, description="seconds between looks at open sessions, for early alerts; 0 turns early alerts off"
     )
     max_pending_sessions: int = Field(
         5_000, gt=0, description="closed sessions waiting for the scorer; then reading pauses"
@@ -82,18 +83,26 @@ class DaemonSettings(DaemonPlacement, MemberSettings):
     max_open_sessions: int = Field(
         200_000, gt=0, description="open sessions over all partitions; then the quietest closes"
     )
-    max_open_lines: int = Field(2_000_000, gt=0, description="lines of open sessions over all partitions; likewise")
+    max_open_lines: int = Field(
+        2_000_000, gt=0, description="lines of open sessions over all partitions; then the quietest closes"
+    )
     max_open_mb: int = Field(
         2_000, gt=0, description="memory of open sessions over all partitions, in MB; then the quietest closes"
     )
     commit_interval_s: float = Field(2.0, gt=0, description="seconds between transactions; alerts do not wait for it")
     score_timeout_s: float = Field(
-        300.0, gt=0, description="a scoring batch that takes longer ends the process: it is started anew elsewhere"
+        300.0,
+        gt=0,
+        description="a scoring batch that takes longer ends the process; its supervisor starts it again",
     )
     stuck_after_s: float = Field(
-        120.0, ge=5, description="/health/live fails where a partition has work and stands still for so many seconds"
+        120.0,
+        ge=5,
+        description="/health/live fails once a partition with work stands still for so many seconds",
     )
-    shutdown_grace_s: float = Field(25.0, gt=0, description="on SIGTERM, finish scoring within so many seconds")
+    shutdown_grace_s: float = Field(25.0, gt=0, description="seconds to finish scoring after SIGTERM")
     clock_speed: float = Field(
-        1.0, gt=0, description="wall clock seconds count so many times when silent partitions close; for replays only"
+        1.0,
+        gt=0,
+        description="factor on wall-clock time where sessions of silent partitions close; for replays only",
     )

@@ -37,7 +37,7 @@ class SourceSettings(ConnectionSettings):
     from_time: Time | None = Field(None, alias="from", description="read the topic from this ISO time on (UTC)")
     to: Time | None = Field(None, description="read the topic up to this ISO time (default: what it holds now)")
     shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
-        None, description="pin the record shape instead of recognising each record"
+        None, description="read every record as this shape, and refuse others (each is recognised)"
     )
 
     @model_validator(mode="after")

@@ -180,21 +180,22 @@ class MemberSettings(PlacementSettings):
     """A process that reads a topic as one of a group, and keeps in another topic how far it is and what is open."""
 
     instance_id: str | None = Field(
-        None, description="name of this process in the group, for static membership: a restart is no rebalance (none)"
+        None,
+        description="name of this process in the group, for static membership: a restart causes no rebalance (none)",
     )
     session_timeout_s: float = Field(
-        30.0, ge=1, description="the group gives a silent process's partitions to others after so many seconds"
+        30.0, ge=1, description="seconds of silence after which the group gives a process's partitions to others"
     )
     commit_interval_s: float
     transaction_timeout_s: float = Field(
-        15.0, ge=3, description="an unfinished transaction is undone by the broker after so many seconds"
+        15.0, ge=3, description="seconds after which the broker undoes an unfinished transaction"
     )
     state_format: int | None = Field(
         None,
         ge=1,
         le=STATE_FORMAT,
-        description="format of the state that is written: 1 before going back to version 0.1.0 (the newest that every "
-        "member of the group reads)",
+        description="format of the state that is written: set 1 before you go back to version 0.1.0 (the newest that "
+        "every member of the group reads)",
     )
     log_format: LogFormat = Field("auto", description="console, json, or auto (console on a terminal)")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log event shown")

@@ -6,6 +6,7 @@ Where one is stored or sent, its value stands: a member never changes its value.
 from __future__ import annotations
 
 from enum import StrEnum, unique
+from typing import Self
 
 
 class WireName(StrEnum):
@@ -26,22 +27,34 @@ class SessionKind(WireName):
 
 @unique
 class CloseReason(WireName):
-    """Why a session closed."""
+    """Why a session closed, and whether what follows is its next part (`continues`)."""
 
-    IDLE = "idle"
-    TERMINAL = "terminal"
-    MAX_AGE = "max_age"
-    MAX_LINES = "max_lines"
-    MEMORY = "memory"
-    END_OF_INPUT = "end_of_input"
+    IDLE = "idle", False
+    TERMINAL = "terminal", False
+    MAX_AGE = "max_age", True
+    MAX_LINES = "max_lines", True
+    MEMORY = "memory", True
+    END_OF_INPUT = "end_of_input", False
 
-    @property
-    def continues(self) -> bool:
-        """Tell whether a limit of ours cut the session: what follows is its next part."""
-        return self in _CUT_BY_A_LIMIT
+    continues: bool
+
+    def __new__(cls, reason: str, continues: bool) -> Self:  # noqa: FBT001 - a row of the table above
+        """Make a member of its text and whether it continues."""
+        member = str.__new__(cls, reason)
+        member._value_ = reason
+        member.continues = continues
+        return member
 
 
-_CUT_BY_A_LIMIT = frozenset({CloseReason.MAX_AGE, CloseReason.MAX_LINES, CloseReason.MEMORY})
+def reason_continues(reason: str) -> bool:
+    """Tell whether a session that closed for this reason goes on in a next part.
+
+    One that only a newer version knows, whose state is read here, does not.
+    """
+    return reason in _CONTINUES
+
+
+_CONTINUES = frozenset(reason.value for reason in CloseReason if reason.continues)
 
 
 @unique

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Final
 
-from loggpt_stream.lines.names import CloseReason, SessionKind
+from loggpt_stream.lines.names import CloseReason, SessionKind, reason_continues
 
 MAX_RAW_CHARS: Final = 4096
 # Records that are read again for the continuation of one line, at most.
@@ -100,7 +100,7 @@ class Session:
     @property
     def continues(self) -> bool:
         """Tell whether the session was cut by a limit, so that its next line begins a further part."""
-        return bool(self.close_reason) and CloseReason(self.close_reason).continues
+        return reason_continues(self.close_reason)
 
     @property
     def identity(self) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from loggpt_stream.lines.continuation import Parents
-from loggpt_stream.lines.names import CloseReason
+from loggpt_stream.lines.names import reason_continues
 
 if TYPE_CHECKING:
     from loggpt_stream.lines.session import Session
@@ -30,7 +30,7 @@ class Tombstone(NamedTuple):
     @property
     def continues(self) -> bool:
         """Tell whether the session was cut by a limit, so that its next line begins a further part."""
-        return CloseReason(self.close_reason).continues
+        return reason_continues(self.close_reason)
 
 
 @dataclass(slots=True)

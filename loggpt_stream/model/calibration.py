@@ -271,7 +271,7 @@ class Judge:
     def judge(
         self, kind: str, statistics: Mapping[str, float], *, late: bool = False, outdated: bool = False
     ) -> Verdict:
-        """Judge a scored session. Late fragments, text masked by other rules and kinds without calibration are not."""
+        """Judge a scored session. Late sessions, text masked by other rules and kinds without calibration are not."""
         if late or outdated:
             return Verdict(unjudged=Unjudged.LATE if late else Unjudged.OUTDATED)
         calibrated = self._kinds.get(kind)

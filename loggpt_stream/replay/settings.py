@@ -22,7 +22,7 @@ class ReplaySettings(Settings):
     scores: Path | None = Field(None, description="file for the score of every session, one JSON object a line (none)")
     input_topic: str = Field("openstack-logs", description="topic name that goes into the alerts and their ids")
     shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
-        None, description="pin the record shape instead of recognising each record"
+        None, description="read every record as this shape, and refuse others (each is recognised)"
     )
     cluster: str = Field("openstack", description="name of this cloud, in the alerts")
     device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N")

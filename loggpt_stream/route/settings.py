@@ -29,7 +29,7 @@ class RouteSettings(MemberSettings):
         description="compacted topic for where it stands, with as many partitions as the input",
     )
     shape: Annotated[str | None, AfterValidator(known_shape)] = Field(
-        None, description="pin the record shape instead of recognising each record"
+        None, description="read every record as this shape, and refuse others (each is recognised)"
     )
     group: str = Field("loggpt-route", description="consumer group; routers of one group share the partitions")
     key_order: Annotated[tuple[str, ...], AfterValidator(_known_order)] = Field(

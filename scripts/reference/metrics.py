@@ -77,6 +77,10 @@ def _section(exporter: Exporter) -> str:
 def _labels(exporter: Exporter) -> Iterator[str]:
     """Yield a section for each label: metrics whose label says the same share one."""
     values = exporter.label_values()
+    missing = [registered_name(metric) for metric in metrics_of(exporter) if labels_of(metric)]
+    missing = [name for name in missing if name not in values]
+    if missing:
+        raise ValueError(f"{missing[0]} has labels without meaning: add them to LABEL_VALUES beside its metrics class")
     sections: list[tuple[str, str | Mapping[str, str], list[str]]] = []
     for metric in metrics_of(exporter):
         for label in labels_of(metric):
