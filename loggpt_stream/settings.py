@@ -97,7 +97,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def add_argument(self, action: argparse.Action) -> None:
         """Take a flag. Choices are shown as they are written in files and documents."""
-        if isinstance(action.metavar, str) and action.metavar.isupper():
+        if isinstance(action.metavar, str) and action.metavar.startswith("{"):
             action.metavar = action.metavar.lower()
         super().add_argument(action)
 
