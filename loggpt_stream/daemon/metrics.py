@@ -175,8 +175,8 @@ class Metrics(MemberMetrics):
         )
         self.alerts = Counter(
             "loggpt_alerts",
-            "Alerts committed, by kind and stage. A sudden rise is a failure of the cloud, or a change in its logs: "
-            "look at loggpt_mean_p_value.",
+            "Alerts committed, by kind and stage. Worry about a sudden rise: the cloud fails, or, where "
+            "loggpt_mean_p_value falls too, its logs have changed.",
             ["kind", "stage"],
             registry=registry,
         )

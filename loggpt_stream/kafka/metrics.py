@@ -42,7 +42,7 @@ class MemberMetrics:
         )
         self.records_lost = Counter(
             f"{prefix}_records_lost",
-            "Records that retention removed before they were read. Any increase is a loss: give the input topic a "
+            "Records that retention removed before they were read. Worry about any increase: give the input topic a "
             "longer retention.",
             registry=registry,
         )
@@ -60,8 +60,8 @@ class MemberMetrics:
         )
         self.transaction_seconds = Histogram(
             f"{prefix}_transaction_seconds",
-            "Seconds from the begin to the commit of a transaction. Worry if the 99th percentile is above a third of "
-            "the setting transaction_timeout_s: by default, above 5 seconds.",
+            "Seconds from the beginning to the commit of a transaction. Worry if the 99th percentile is above a third "
+            "of the setting transaction_timeout_s: by default, above 5 seconds.",
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
