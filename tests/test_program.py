@@ -58,7 +58,7 @@ def test_a_mistake_of_ours_is_not_hidden(error: Exception) -> None:
 def test_nobody_reading_on_is_no_error(argument: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)  # before it writes anything: how fast either of them is makes no difference
-    command = [BIN / "loggpt-stream", *argument.split()]
+    command = [str(BIN / "loggpt-stream"), *argument.split()]
     ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (141, "")
