@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.kafka.changelog import applied, place_of
+from loggpt_stream.kafka.changelog import applied, place_fields, place_of
 from loggpt_stream.kafka.partition_task import PendingCommit
 from loggpt_stream.lines.decode import decode
 from loggpt_stream.lines.record import Record, UndecodableError, arrival_s
@@ -199,9 +199,7 @@ class Partition:
             change = self._changes.take([judged.session for judged in self._judged])
         if self._record is not None:
             self.last_record = self._record.offset, self._record.timestamp_ms
-        change |= {"position": self.position, "preprocessing": self._gathering.fingerprint}
-        if self.last_record is not None:
-            change["last_record"] = dict(zip(("offset", "timestamp_ms"), self.last_record, strict=True))
+        change |= place_fields(self.position, self.last_record) | {"preprocessing": self._gathering.fingerprint}
         if self._ticked_s != NEVER:
             change["reached_s"] = self._ticked_s
         if snapshot or self._judged:

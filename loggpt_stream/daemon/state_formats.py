@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from loggpt_stream.kafka.changelog import StateFormats, last_record_from_1, last_record_to_1
+from loggpt_stream.kafka.changelog import StateFormats, place_from_1, place_to_1
 from loggpt_stream.lines import state_formats
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 def from_format_1(change: Change) -> Change:
     """Return what version 0.1.0 wrote as a change of format 2. Raises as `lines.state_formats.from_format_1` does."""
-    found = state_formats.from_format_1(change) | {"position": change["position"]}
-    found |= last_record_from_1(change) | {"preprocessing": change["meaning"]}
+    found = state_formats.from_format_1(change) | place_from_1(change) | {"preprocessing": change["meaning"]}
     if change["reached"] is not None:
         found["reached_s"] = change["reached"]
     if "judge" in change:
@@ -33,8 +32,7 @@ def from_format_1(change: Change) -> Change:
 
 def to_format_1(change: Change) -> Change:
     """Return a change of format 2 as version 0.1.0 writes and reads it."""
-    found = state_formats.to_format_1(change) | {"position": change["position"]}
-    found |= last_record_to_1(change)
+    found = state_formats.to_format_1(change) | place_to_1(change)
     found |= {"reached": change.get("reached_s"), "meaning": change.get("preprocessing", "")}
     if "drift" in change:
         found["judge"] = change["drift"]

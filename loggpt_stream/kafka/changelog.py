@@ -222,18 +222,23 @@ def applied(changes: Sequence[Change], apply: Callable[[Change], None]) -> None:
             raise damaged(f"change {number} does not fit those before it ({error!r})") from error
 
 
-def last_record_from_1(change: Change) -> Change:
-    """Return the field `last_record` of format 2, if there is one. Daemon and router have it alike."""
-    if not change["last_record"]:
-        return {}
-    offset, timestamp_ms = change["last_record"]
-    return {"last_record": {"offset": offset, "timestamp_ms": timestamp_ms}}
+def place_from_1(change: Change) -> Change:
+    """Return the fields of `place_fields` that a change of format 1 has. Daemon and router have them alike."""
+    return place_fields(change["position"], change["last_record"] or None)
 
 
-def last_record_to_1(change: Change) -> Change:
-    """Return the field `last_record` of format 1."""
+def place_to_1(change: Change) -> Change:
+    """Return the fields of `place_fields` as a change of format 1 has them."""
     record = change.get("last_record")
-    return {"last_record": record and [record["offset"], record["timestamp_ms"]]}
+    return {"position": change["position"], "last_record": record and [record["offset"], record["timestamp_ms"]]}
+
+
+def place_fields(position: int, last_record: tuple[int, int] | None) -> Change:
+    """Return the fields of a change that say how far reading has come: `place_of` reads them."""
+    if last_record is None:
+        return {"position": position}
+    offset, timestamp_ms = last_record
+    return {"position": position, "last_record": {"offset": offset, "timestamp_ms": timestamp_ms}}
 
 
 def place_of(change: Change) -> tuple[int, tuple[int, int] | None]:

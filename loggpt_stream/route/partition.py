@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loggpt_stream.kafka.changelog import applied, place_of
+from loggpt_stream.kafka.changelog import applied, place_fields, place_of
 from loggpt_stream.kafka.partition_task import PendingCommit
 from loggpt_stream.kafka.transactions import Stamped
 from loggpt_stream.lines.decode import ABOUT_SEVERAL, decode
@@ -119,9 +119,7 @@ class RoutedPartition:
             return None
         snapshot = self._changelog.snapshot_due
         change = self._keys.everything() if snapshot else self._keys.changes()
-        change["position"] = self.position
-        if self.last_record is not None:
-            change["last_record"] = dict(zip(("offset", "timestamp_ms"), self.last_record, strict=True))
+        change |= place_fields(self.position, self.last_record)
         state = self._changelog.write(change, snapshot=snapshot)
         pending = RecordCommit(
             self.position,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from loggpt_stream.kafka.changelog import StateFormats, last_record_from_1, last_record_to_1
+from loggpt_stream.kafka.changelog import StateFormats, place_from_1, place_to_1
 from loggpt_stream.lines.columns import rows, table
 from loggpt_stream.route.keys import LINKS, PARENTS
 
@@ -42,7 +42,7 @@ def from_format_1(change: Change) -> Change:
         "parents": table(_fields(PARENTS, _PARENT_1), change["parents"]),
     }
     found = {name: value for name, value in tables.items() if value}
-    return found | {"position": change["position"]} | last_record_from_1(change)
+    return found | place_from_1(change)
 
 
 def to_format_1(change: Change) -> Change:
@@ -51,7 +51,7 @@ def to_format_1(change: Change) -> Change:
         "links": _listed(LINKS, _LINK_1, change.get("links", {})),
         "parents": _listed(PARENTS, _PARENT_1, change.get("parents", {})),
     }
-    return found | {"position": change["position"]} | last_record_to_1(change)
+    return found | place_to_1(change)
 
 
 def _fields(fields: Fields, names: Sequence[str]) -> Fields:
