@@ -184,10 +184,8 @@ class Membership(ConsumerRebalanceListener, Generic[PartitionT, PendingT]):  # t
             return {}
         except UnicodeDecodeError as error:
             # aiokafka gives no record of which a header's name is no text, nor any after it.
-            known = {where: partition.position for where, partition in self.partitions.items()}
-            positions = {
-                where: at for where, at in known.items() if at is not None and where in self._consumer.assignment()
-            }
+            known = {where: self.partitions[where].position for where in self._read_now()}
+            positions = {where: at for where, at in known.items() if at is not None}
             topic = self._settings.input_topic
             raise UserError(await explain_unreadable(self._consumer, topic, positions, error)) from error
         except KafkaError as error:
