@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupAuthorizationFailedError
 
 from loggpt_stream.kafka.finding import Finding, Level
+from loggpt_stream.kafka.group_versions import described_members
 
 if TYPE_CHECKING:
     from loggpt_stream.daemon.settings import DaemonPlacement
     from loggpt_stream.kafka.topics import Topic
-
-_MEMBERS: Final = 5  # where they stand in a described group
 
 
 async def check_group(settings: DaemonPlacement, source: Topic) -> Finding:
@@ -24,8 +23,7 @@ async def check_group(settings: DaemonPlacement, source: Topic) -> Finding:
     partitions = [TopicPartition(source.name, number) for number in range(source.partitions)]
     try:
         await admin.start()
-        (answer,) = await admin.describe_consumer_groups([settings.group])
-        members = len(answer.groups[0][_MEMBERS])
+        members = len(await described_members(admin, settings.group))
         committed = await admin.list_consumer_group_offsets(settings.group, partitions=partitions)
         await consumer.start()
         starts, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)

@@ -118,12 +118,17 @@ class GroupVersions:
 
 async def members_of(kafka: KafkaSettings, group: str) -> list[Member]:
     """Return the members of a group. Raises `KafkaError` or `OSError`."""
-    admin: Any = AIOKafkaAdminClient(**kafka.options_of_another())
+    admin = AIOKafkaAdminClient(**kafka.options_of_another())
     try:
         await admin.start()
-        (answer,) = await admin.describe_consumer_groups([group])
+        return await described_members(admin, group)
     finally:
         await admin.close()
+
+
+async def described_members(admin: Any, group: str) -> list[Member]:  # noqa: ANN401 - aiokafka is untyped
+    """Return the members of a group, asked of a started admin client. Raises `KafkaError`."""
+    (answer,) = await admin.describe_consumer_groups([group])
     error_code, _, _, _, _, members, *_ = answer.groups[0]
     if error_code:
         raise for_code(error_code)(f"group {group} cannot be described")
