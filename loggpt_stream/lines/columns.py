@@ -52,6 +52,16 @@ def rows(fields: Fields, stored: Table) -> Iterator[tuple[Any, ...]]:
     return zip(*(column(fields, stored, name) for name in fields), strict=True)
 
 
+def table_of_lists(fields: Fields, names: Sequence[str], values: Iterable[Sequence[Any]]) -> Table:
+    """Return rows that have some of the `fields`, each value at the position of its name in `names`, as a table."""
+    return table({name: fields[name] for name in names}, values)
+
+
+def lists_of_table(fields: Fields, names: Sequence[str], stored: Table) -> list[list[Any]]:
+    """Return the rows of a table as `table_of_lists` takes them. Raises as `rows` does."""
+    return [list(row) for row in rows({name: fields[name] for name in names}, stored)]
+
+
 def column(fields: Fields, stored: Table, name: str) -> list[Any]:
     """Return one column of a table, with a value for each row. Raises as `rows` does."""
     if not isinstance(stored, dict):

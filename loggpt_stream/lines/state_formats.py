@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from loggpt_stream.lines.columns import column, of_columns, rows, table
+from loggpt_stream.lines.columns import column, lists_of_table, of_columns, table_of_lists
 from loggpt_stream.lines.session_changes import (
     CLOCK,
     ENDS,
@@ -22,9 +22,8 @@ from loggpt_stream.lines.session_changes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-    from loggpt_stream.lines.columns import Fields, Table
 
 Change = dict[str, Any]
 
@@ -81,15 +80,15 @@ def from_format_1(change: Change) -> Change:
     found = {
         "clock": dict(zip(_CLOCK_1, change["clock"], strict=True)),
         "sessions": of_columns(SESSIONS, sessions, of_sessions),
-        "heads": _named(HEADS, _HEAD_1, (_with_hosts(head, None) for head in change["heads"])),
+        "heads": table_of_lists(HEADS, _HEAD_1, (_with_hosts(head, None) for head in change["heads"])),
         "unit": change["unit"],
         "lines": of_columns(LINES, lines, of_lines),
         "texts": change["text"],
-        "ends": _named(ENDS, _END_1, change["ends"]),
-        "judged": _named(JUDGED, _JUDGED_1, change.get("judged", ())),
-        "tombstones": _named(TOMBSTONES, _TOMBSTONE_1, change.get("tombs", ())),
-        "links": _named(LINKS, _LINK_1, map(_link_from_1, change["links"])),
-        "parents": _named(PARENTS, of_parents, map(_parent_from_1, change["parents"])),
+        "ends": table_of_lists(ENDS, _END_1, change["ends"]),
+        "judged": table_of_lists(JUDGED, _JUDGED_1, change.get("judged", ())),
+        "tombstones": table_of_lists(TOMBSTONES, _TOMBSTONE_1, change.get("tombs", ())),
+        "links": table_of_lists(LINKS, _LINK_1, map(_link_from_1, change["links"])),
+        "parents": table_of_lists(PARENTS, of_parents, map(_parent_from_1, change["parents"])),
     }
     return {name: value for name, value in found.items() if value}
 
@@ -102,7 +101,7 @@ def to_format_1(change: Change) -> Change:
         "clock": [clock[name] for name in _CLOCK_1],
         "firsts": column(SESSIONS, sessions, "first_offset"),
         "first_indices": _sparse(column(SESSIONS, sessions, "first_index"), 0),
-        "heads": [_with_hosts(head, []) for head in _listed(HEADS, _HEAD_1, change.get("heads", {}))],
+        "heads": [_with_hosts(head, []) for head in lists_of_table(HEADS, _HEAD_1, change.get("heads", {}))],
         "seen": column(SESSIONS, sessions, "seen_us"),
         "from": column(SESSIONS, sessions, "known"),
         "count": column(SESSIONS, sessions, "count"),
@@ -114,27 +113,19 @@ def to_format_1(change: Change) -> Change:
         "tails": _sparse(column(LINES, lines, "tail"), None),
         "rest": _sparse(column(LINES, lines, "rest"), None),
         "text": change.get("texts", []),
-        "ends": _listed(ENDS, _END_1, change.get("ends", {})),
-        "judged": _listed(JUDGED, _JUDGED_1, change.get("judged", {})),
-        "tombs": _listed(TOMBSTONES, _TOMBSTONE_1, change.get("tombstones", {})),
-        "links": [_link_to_1(link) for link in _listed(LINKS, _LINK_1, change.get("links", {}))],
+        "ends": lists_of_table(ENDS, _END_1, change.get("ends", {})),
+        "judged": lists_of_table(JUDGED, _JUDGED_1, change.get("judged", {})),
+        "tombs": lists_of_table(TOMBSTONES, _TOMBSTONE_1, change.get("tombstones", {})),
+        "links": [_link_to_1(link) for link in lists_of_table(LINKS, _LINK_1, change.get("links", {}))],
     }
     parents = change.get("parents", {})
-    heads, places, flags = (_listed(PARENTS, names, parents) for names in (_PARENT_1, _PARENT_PLACE, _PARENT_FLAGS_1))
+    heads, places, flags = (
+        lists_of_table(PARENTS, names, parents) for names in (_PARENT_1, _PARENT_PLACE, _PARENT_FLAGS_1)
+    )
     found["parents"] = [
         [*head, _place_to_1(*place), *flag] for head, place, flag in zip(heads, places, flags, strict=True)
     ]
     return found
-
-
-def _named(fields: Fields, names: Sequence[str], values: Iterable[Sequence[Any]]) -> Table:
-    """Return rows of format 1, in which each value has the name at its position, as a table."""
-    return table({name: fields[name] for name in names}, values)
-
-
-def _listed(fields: Fields, names: Sequence[str], stored: Table) -> list[list[Any]]:
-    """Return the rows of a table as lists, each value at the position of its name."""
-    return [list(row) for row in rows({name: fields[name] for name in names}, stored)]
 
 
 def _dense(values: dict[str, Any], count: int, default: Any) -> list[Any]:  # noqa: ANN401 - a JSON value

@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from loggpt_stream.kafka.changelog import StateFormats, place_from_1, place_to_1
-from loggpt_stream.lines.columns import rows, table
+from loggpt_stream.lines.columns import lists_of_table, table_of_lists
 from loggpt_stream.route.keys import LINKS, PARENTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from loggpt_stream.kafka.changelog import Change
-    from loggpt_stream.lines.columns import Fields, Table
 
 # What stood at which position of format 1's lists. History: it stays as it is, whatever fields format 2 gains.
 _LINK_1: Final = ("request", "instance")
@@ -38,8 +35,8 @@ def from_format_1(change: Change) -> Change:
     Raises `KeyError`, `TypeError` or `ValueError` where it is none of format 1.
     """
     tables = {
-        "links": table(_fields(LINKS, _LINK_1), change["links"]),
-        "parents": table(_fields(PARENTS, _PARENT_1), change["parents"]),
+        "links": table_of_lists(LINKS, _LINK_1, change["links"]),
+        "parents": table_of_lists(PARENTS, _PARENT_1, change["parents"]),
     }
     found = {name: value for name, value in tables.items() if value}
     return found | place_from_1(change)
@@ -48,18 +45,10 @@ def from_format_1(change: Change) -> Change:
 def to_format_1(change: Change) -> Change:
     """Return a change of format 2 as version 0.1.0 writes and reads it; fields that it does not know are left out."""
     found = {
-        "links": _listed(LINKS, _LINK_1, change.get("links", {})),
-        "parents": _listed(PARENTS, _PARENT_1, change.get("parents", {})),
+        "links": lists_of_table(LINKS, _LINK_1, change.get("links", {})),
+        "parents": lists_of_table(PARENTS, _PARENT_1, change.get("parents", {})),
     }
     return found | place_to_1(change)
-
-
-def _fields(fields: Fields, names: Sequence[str]) -> Fields:
-    return {name: fields[name] for name in names}
-
-
-def _listed(fields: Fields, names: Sequence[str], stored: Table) -> list[list[Any]]:
-    return [list(row) for row in rows(_fields(fields, names), stored)]
 
 
 STATE_FORMATS: Final = StateFormats(from_format_1, to_format_1)
