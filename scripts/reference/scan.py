@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 REPO: Final = Path(__file__).resolve().parents[2]
 SHIPPED: Final = ("loggpt_stream", "trainer", "calibrate")
-# Fields that a method of the logger adds by itself.
+# The level that a method of the logger logs at.
 _LEVELS: Final = {
     "debug": "debug",
     "info": "info",
