@@ -28,7 +28,7 @@ class ScoringSettings(SourceSettings):
     kinds: list[Kind] = Field([], description="take only sessions of these kinds (all)")
     device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N")
     threads: int | None = Field(None, gt=0, description="CPU threads (torch decides: one a core)")
-    batch_tokens: int = Field(8192, ge=64, description="a scoring batch holds at most so many tokens")
+    batch_tokens: int = Field(8192, ge=64, description="most tokens of a scoring batch")
 
     @model_validator(mode="after")
     def _labelled(self) -> Self:

@@ -222,8 +222,8 @@ def _read(settings: ScoringSettings, bundle: Bundle) -> Corpus:
             shown_s = time.monotonic()
             log.info("reading", records=reading.records)
 
-    meaning = bundle.preprocessing
-    corpus = read_source(settings, meaning.session_rules, meaning.mask_rules, watch)
+    preprocessing = bundle.preprocessing
+    corpus = read_source(settings, preprocessing.session_rules, preprocessing.mask_rules, watch)
     log.info("reading_done", records=corpus.reading.records, sessions=len(corpus.sessions))
     return corpus
 

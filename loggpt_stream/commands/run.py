@@ -15,9 +15,9 @@ Read log records from a Kafka topic, gather them to sessions, score closed sessi
   loggpt-stream run --config configs/daemon.yaml
   LOGGPT_KAFKA__PASSWORD=… loggpt-stream run --config /etc/loggpt-stream/daemon.yaml
 
-Run `loggpt-stream doctor` with the same settings first: it says what is missing. On SIGTERM
-the daemon scores the closed sessions, commits and exits with 0. Open sessions are in the state topic: the next start
-goes on with them. /metrics, /health/live and /health/ready are on --http-port."""
+Run `loggpt-stream doctor` with the same settings first: it says what is missing. On SIGTERM the daemon
+scores the closed sessions, commits and exits with 0. Open sessions are in the state topic: the next start goes on with
+them. /metrics, /health/live and /health/ready are on --http-port."""
 
 
 def _run(settings: DaemonSettings) -> int:

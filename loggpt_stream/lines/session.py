@@ -56,7 +56,7 @@ class Session:
     first_offset, first_index: of the record of its first line, and which of that record's events that is (from 0).
     group: the explicit session id its lines carry, where another key was used (for labels and splits by group).
     traceparent: trace context of the first record that had one.
-    late: True where its lines came after the session they belong to had closed; such a fragment is never judged.
+    late: True where its lines came after the session they belong to had closed; it is never judged.
     opened_s, last_seen_s: watermarks (epoch seconds) at the first and the newest line. closed_s: at the close.
     bytes, raw_bytes: memory it takes, about, and how much of that its raw texts take. announced_s: when its early alert
     was created (epoch seconds), if there was one.

@@ -26,6 +26,6 @@ class ReplaySettings(Settings):
     )
     cluster: str = Field("openstack", description="name of this cloud, in the alerts")
     device: str = Field("auto", description="auto (CUDA if there is one, else CPU), cpu, cuda or cuda:N")
-    batch_tokens: int = Field(8192, ge=64, description="a scoring batch holds at most so many tokens")
+    batch_tokens: int = Field(8192, ge=64, description="most tokens of a scoring batch")
     early: bool = Field(False, description="write early alerts too, each before the final one of its session")  # noqa: FBT003 - a default
     drift: DriftMode = Field(DriftMode.OFF, description="let thresholds follow drift, as the daemon may: adapt; or off")
