@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WHERE = TopicPartition("input", 0)
 OPTIONS = TaskOptions(interval_s=0.001, commit_within_s=1.0)
+CLOSES_DURING = 3
 
 
 def new_changelog() -> Changelog:
@@ -158,6 +159,21 @@ async def test_a_task_is_assigned_then_runs_and_is_closed_after_one_more_commit(
     assert bench.publisher.transactions == bench.commits
     assert bench.closed == 1
     assert bench.task.partition.dropped
+
+
+async def test_what_comes_while_the_last_transaction_is_under_way_is_committed_too() -> None:
+    bench = Bench()
+
+    def closes(number: int) -> bool:
+        if number == CLOSES_DURING:
+            bench.task.close()
+        return False
+
+    bench.fails = closes
+    async with asyncio.timeout(20):
+        await bench.task.run()
+    assert bench.commits == CLOSES_DURING + 1
+    assert bench.task.state is TaskState.CLOSED
 
 
 async def test_each_life_has_a_state_of_its_own_and_the_one_before_is_dropped() -> None:
