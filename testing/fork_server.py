@@ -28,7 +28,6 @@ import tempfile
 import threading
 import traceback
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -132,8 +131,6 @@ class ForkServer:
         self._preload = list(preload)
         # Of two that want a fork at a time, each is to get its own.
         self._in_turn = threading.Lock()
-        # A server ends with the *thread* that started it: so one thread, which lives as long as this object is in use.
-        self._keeper = ThreadPoolExecutor(1, "fork-server-keeper")
         self._server: _Server
 
     @property
@@ -147,7 +144,6 @@ class ForkServer:
 
     def __exit__(self, *_: object) -> None:
         self._server.close()
-        self._keeper.shutdown()
 
     def start(
         self,
@@ -178,7 +174,7 @@ class ForkServer:
                 return self._server.fork(request)
 
     def _launch(self) -> None:
-        self._server = self._keeper.submit(_Server, self._preload).result()
+        self._server = _Server(self._preload)
         self._server.take_answer(_START_TIMEOUT_S)
 
 
@@ -193,13 +189,14 @@ class _Server:
         with tempfile.NamedTemporaryFile(prefix="fork-server-", suffix=".log", delete=False) as stderr:
             self._stderr = Path(stderr.name)
             self.process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "testing.fork_server", *preload],
+                [sys.executable, "-m", "testing.fork_server", *preload],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 cwd=_REPO,
-                start_new_session=True,  # Ctrl-C is for the one that started it, with whose end this one ends
+                # Ctrl-C is for the one that started it. With that one's end its standard input ends, and so does it.
+                start_new_session=True,
             )
         self._reader = threading.Thread(target=self._read, name="fork-server-reader", daemon=True)
         self._reader.start()
